@@ -1,0 +1,111 @@
+//! What to do with a connect, once its destination is known: shared by both families.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
+use nodetls_ebpf::{Address, CANARY_ID, Event, ID_PREFIX_V4, Mode};
+
+use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count};
+
+const PASS: i32 = 1;
+const DENY: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const IPPROTO_MPTCP: u32 = 262;
+/// lo is the first interface of every netns.
+const IFINDEX_LO: u32 = 1;
+
+/// Set by the loader: whether `bpf_set_retval` exists (kernel 5.18); without it a denied connect sees EPERM.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: u8 = 0;
+
+/// What a connect program has to do.
+pub(crate) enum Verdict {
+    /// Return this to the kernel.
+    Return(i32),
+    /// Replace the IPv4 destination by this address (network byte order), then let it pass.
+    Redirect(u32),
+}
+
+#[inline(always)]
+pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
+    // SAFETY: the map's values are never deleted while a program holds them (RCU).
+    let Some(&id) = (unsafe { TARGETS.get(destination) }) else {
+        return Verdict::Return(PASS);
+    };
+    // SAFETY: a field of the context; the verifier checks it.
+    match unsafe { (*ctx.sock_addr).protocol } {
+        IPPROTO_TCP | IPPROTO_MPTCP => {}
+        IPPROTO_UDP => {
+            count(Event::Udp);
+            return Verdict::Return(PASS);
+        }
+        _ => return Verdict::Return(PASS),
+    }
+    if id == CANARY_ID {
+        return deny(Event::Canary);
+    }
+    // SAFETY: the helper checks the socket; a null result is handled.
+    if !unsafe { OWN_SOCKETS.get_ptr_mut(ctx) }.is_null() {
+        count(Event::OwnSocket);
+        return Verdict::Return(PASS);
+    }
+    // SAFETY: the context is a valid one; RCU as above.
+    let mode = unsafe { PODS.get(bpf_get_netns_cookie(ctx.as_ptr())) };
+    match mode {
+        Some(&mode) if mode == Mode::Redirect as u32 => redirect(ctx, destination, id),
+        Some(&mode) if mode == Mode::Bypass as u32 => {
+            count(Event::BypassedNetns);
+            Verdict::Return(PASS)
+        }
+        Some(_) => deny(Event::DeniedNetns),
+        None => deny(Event::DeniedUnknownNetns),
+    }
+}
+
+#[inline(always)]
+fn redirect(ctx: &SockAddrContext, destination: &Address, id: u32) -> Verdict {
+    if !destination.is_v4() {
+        return deny(Event::DeniedIpv6);
+    }
+    // SAFETY: fields of the context; the verifier insists on the null check.
+    let device = unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if sk.is_null() { 0 } else { (*sk).bound_dev_if }
+    };
+    if device != 0 && device != IFINDEX_LO {
+        return deny(Event::DeniedBoundDevice);
+    }
+    count(Event::Redirected);
+    Verdict::Redirect((ID_PREFIX_V4 | id).to_be())
+}
+
+#[inline(always)]
+fn deny(event: Event) -> Verdict {
+    count(event);
+    // SAFETY: a static of ours; volatile because the loader, not the compiler, sets its value.
+    if unsafe { core::ptr::read_volatile(&raw const HAS_SET_RETVAL) } != 0 {
+        // SAFETY: allowed in cgroup programs since 5.18; elsewhere the verifier never gets here.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    Verdict::Return(DENY)
+}
+
+/// The address that `id` at `port` stands for, when both match and the netns is one we redirect.
+#[inline(always)]
+pub(crate) fn original(ctx: &SockAddrContext, id: u32, port: u32) -> Option<&'static Address> {
+    // SAFETY: RCU, as above.
+    let entry = unsafe { IDS.get(id) }?;
+    if entry.address.port != port {
+        return None;
+    }
+    // SAFETY: as above.
+    let mode = unsafe { PODS.get(bpf_get_netns_cookie(ctx.as_ptr())) }?;
+    if *mode != Mode::Redirect as u32 {
+        return None;
+    }
+    count(Event::PeerNamed);
+    // SAFETY: map memory, valid until the program returns.
+    Some(unsafe { &*(&raw const entry.address) })
+}

@@ -1,0 +1,136 @@
+//! The admin address: metrics and health over HTTP/1. Small and bounded; nothing here changes state.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+/// Connections at a time; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+
+/// For the whole head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a whole connection, which serves one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Rest after an accept that failed, which mostly means no free file descriptor.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the admin address shows.
+#[derive(Debug)]
+pub struct AdminState {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/healthz/ready`.
+    pub readiness: Readiness,
+}
+
+/// Serves until `shutdown` is cancelled; requests on the way are cut off.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let serve = async {
+        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = connection(stream, Arc::clone(&state));
+                    let shutdown = shutdown.clone();
+                    tokio::spawn(async move {
+                        shutdown.run_until_cancelled(connection).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "admin: accept failed");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    };
+    shutdown.run_until_cancelled(serve).await;
+}
+
+async fn connection(stream: TcpStream, state: Arc<AdminState>) {
+    let service = service_fn(move |request| {
+        let response = respond(&request, &state);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin: connection failed"),
+        Err(_) => tracing::debug!("admin: connection took too long"),
+    }
+}
+
+fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    let page: fn(&AdminState) -> Response<Full<Bytes>> = match request.uri().path() {
+        "/metrics" => |state| answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
+        "/healthz/live" => |_| answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        "/healthz/ready" => |state| ready(&state.readiness),
+        _ => |_| {
+            answer(
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                format!("not found; there is:\n{PATHS}"),
+            )
+        },
+    };
+    if request.method() == Method::GET {
+        return page(state);
+    }
+    let mut refused = answer(
+        StatusCode::METHOD_NOT_ALLOWED,
+        PLAIN,
+        "GET only\n".to_owned(),
+    );
+    refused
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET"));
+    refused
+}
+
+fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return answer(StatusCode::OK, PLAIN, "ready\n".to_owned());
+    }
+    answer(
+        StatusCode::SERVICE_UNAVAILABLE,
+        PLAIN,
+        missing.join("\n") + "\n",
+    )
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+struct Admin {
+    address: SocketAddr,
+    state: Arc<AdminState>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = Arc::new(Metrics::new("1.2.3").unwrap());
+        let state = Arc::new(AdminState {
+            metrics,
+            readiness: Readiness::default(),
+        });
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, Arc::clone(&state), shutdown.clone()));
+        Self {
+            address,
+            state,
+            shutdown,
+            task,
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+}
+
+#[tokio::test]
+async fn answers_each_path() {
+    let admin = Admin::start().await;
+    let live = admin.ask("GET", "/healthz/live").await;
+    assert!(
+        live.starts_with("HTTP/1.1 200 OK\r\n") && live.ends_with("\r\n\r\nok\n"),
+        "{live}"
+    );
+    let missing = admin.ask("GET", "/").await;
+    assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
+    assert!(
+        missing.contains("/metrics") && missing.contains("/healthz/ready"),
+        "{missing}"
+    );
+    let post = admin.ask("POST", "/metrics").await;
+    assert!(
+        post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET\r\n"),
+        "{post}"
+    );
+}
+
+#[tokio::test]
+async fn ready_names_what_is_missing() {
+    let admin = Admin::start().await;
+    let task = admin.state.readiness.task("programs attached");
+    admin.state.readiness.set_problem("targets", "map full");
+    let response = admin.ask("GET", "/healthz/ready").await;
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(
+        response.ends_with("\r\n\r\npending: programs attached\nfailed: targets: map full\n"),
+        "{response}"
+    );
+    task.done();
+    admin.state.readiness.clear("targets");
+    assert!(
+        admin
+            .ask("GET", "/healthz/ready")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_of_a_busy_instance_are_well_formed() {
+    let admin = Admin::start().await;
+    let busy: Vec<_> = (0..4u16)
+        .map(|port| {
+            let metrics = Arc::clone(&admin.state.metrics);
+            tokio::spawn(async move {
+                for round in 0..500 {
+                    let target = metrics.target("default", "web", port);
+                    let _open = target.open();
+                    target.handshake_ok("TLSv1_3", "AES", Duration::from_micros(700));
+                    target.failed("timeout");
+                    if round % 100 == 99 && port == 3 {
+                        metrics.forget("default", "web", port);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        let response = admin.ask("GET", "/metrics").await;
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+            "{head}"
+        );
+        for line in body.lines().filter(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(
+                series.starts_with("nodetls_") || series.starts_with("process_"),
+                "{line}"
+            );
+        }
+    }
+    for task in busy {
+        task.await.unwrap();
+    }
+    let body = admin.ask("GET", "/metrics").await;
+    let labels = r#"port="0",service="web",service_namespace="default""#;
+    assert!(
+        body.contains(&format!(
+            "nodetls_connections_closed_total{{{labels}}} 500\n"
+        )),
+        "{body}"
+    );
+    assert!(
+        body.contains(&format!("nodetls_open_connections{{{labels}}} 0\n")),
+        "{body}"
+    );
+    assert!(!body.contains(r#"port="3""#), "{body}");
+}
+
+#[tokio::test]
+async fn silent_connections_are_bounded_and_shutdown_ends_them() {
+    let admin = Admin::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(admin.address).await.unwrap());
+    }
+    // All slots are taken: one more request waits until a connection ends.
+    let waiting = tokio::time::timeout(
+        Duration::from_millis(300),
+        admin.ask("GET", "/healthz/live"),
+    );
+    assert!(waiting.await.is_err());
+    silent.pop();
+    assert!(
+        admin
+            .ask("GET", "/healthz/live")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+    admin.shutdown.cancel();
+    admin.task.await.unwrap();
+    let mut rest = Vec::new();
+    for mut stream in silent {
+        stream.read_to_end(&mut rest).await.ok();
+    }
+    assert!(rest.is_empty());
+}

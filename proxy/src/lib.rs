@@ -1,0 +1,18 @@
+//! nodetls: makes BackendTLSPolicy true for every pod of a node. ARCHITECTURE.md shows how the parts fit together.
+
+pub mod access_log;
+pub mod addr;
+pub mod admin;
+pub mod agent;
+pub mod failure;
+pub mod metrics;
+pub mod pods;
+pub mod policy;
+pub mod proxy;
+pub mod publisher;
+pub mod readiness;
+pub mod redirect;
+pub mod source;
+pub mod sys;
+pub mod tls;
+pub mod watch_dir;

@@ -1,0 +1,41 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nodetls::agent::{self, Options};
+use nodetls::redirect;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Makes BackendTLSPolicy true for every pod of a node.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Agent(Options),
+    /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
+    #[command(hide = true)]
+    Canary { cgroup: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Agent(options) => agent::run(options),
+        Command::Canary { cgroup } => redirect::run_canary_child(&cgroup),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

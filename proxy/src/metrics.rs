@@ -1,0 +1,269 @@
+//! The process's Prometheus metrics. Names start with `nodetls_`; a label never holds an address, a pod or a
+//! certificate's subject, and the series of a target go with it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{
+    Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
+
+mod registrar;
+mod target;
+
+use registrar::Registrar;
+use target::TargetFamilies;
+pub use target::{OpenConnection, TargetMetrics};
+
+/// All metrics, in a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    descriptions: Vec<Description>,
+    targets: Mutex<HashMap<TargetKey, Arc<TargetMetrics>>>,
+    families: TargetFamilies,
+    // Held through a scrape, which must not see a family that is being filled anew.
+    scrape: Mutex<Option<EbpfSource>>,
+    policy_status: IntGaugeVec,
+    ebpf_connects: IntCounterVec,
+    ebpf_map_entries: IntGaugeVec,
+    ebpf_map_max_entries: IntGaugeVec,
+    config_last_applied: Gauge,
+    config_generation: IntGauge,
+    /// Manifests (documents or files) that could not be read.
+    pub config_errors: IntGauge,
+    /// Network namespaces whose connections are redirected.
+    pub pods_enrolled: IntGauge,
+    /// Addresses that are redirected or refused.
+    pub targets_published: IntGauge,
+    /// Accepts that failed.
+    pub accept_errors: IntCounter,
+    /// Redirected connections whose id or port belongs to no target.
+    pub unknown_targets: IntCounter,
+}
+
+/// Namespace, Service, port.
+type TargetKey = (String, String, u16);
+
+/// Reads the counters and maps of the eBPF programs.
+type EbpfSource = Box<dyn Fn() -> EbpfStats + Send + Sync>;
+
+/// What the eBPF side counts, read at every scrape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EbpfStats {
+    /// Connects seen by the hooks.
+    pub connects: Vec<Connects>,
+    /// The maps.
+    pub maps: Vec<MapUse>,
+}
+
+/// Connects with one outcome, since the programs were loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connects {
+    /// Such as `redirected`, `refused`.
+    pub outcome: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    /// The map's name.
+    pub map: &'static str,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that fit.
+    pub max_entries: u64,
+}
+
+/// A condition of a policy, as the agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyCondition {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub policy: String,
+    /// Such as `Accepted`.
+    pub condition: &'static str,
+    /// Such as `NoValidCACertificate`.
+    pub reason: &'static str,
+}
+
+/// A metric, for the documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// With prefix and unit.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names.
+    pub labels: Vec<String>,
+    /// What it says.
+    pub help: String,
+}
+
+impl Metrics {
+    /// Registers everything. `version` is the build's. Fails only on a name that is registered twice: a bug.
+    pub fn new(version: &str) -> Result<Self, Error> {
+        let mut all = Registrar::default();
+        all.process()?;
+        let build = all.gauges(
+            "build_info",
+            "The version that runs; always 1.",
+            &["version"],
+        )?;
+        build.with_label_values(&[version]).set(1);
+        Ok(Self {
+            families: TargetFamilies::new(&mut all)?,
+            policy_status: all.gauges(
+                "policy_status",
+                "Condition of a BackendTLSPolicy on this node; always 1.",
+                &["policy_namespace", "policy", "condition", "reason"],
+            )?,
+            ebpf_connects: all.counters(
+                "ebpf_connects_total",
+                "Connects seen by the eBPF hooks.",
+                &["outcome", "reason"],
+            )?,
+            ebpf_map_entries: all.gauges(
+                "ebpf_map_entries",
+                "Entries in an eBPF map.",
+                &["map"],
+            )?,
+            ebpf_map_max_entries: all.gauges(
+                "ebpf_map_max_entries",
+                "Entries that fit into an eBPF map.",
+                &["map"],
+            )?,
+            config_last_applied: all.seconds(
+                "config_last_applied_timestamp_seconds",
+                "When the configuration in force was applied, in Unix time.",
+            )?,
+            config_generation: all.gauge(
+                "config_generation",
+                "Number of the configuration in force, counted from the start of the process.",
+            )?,
+            config_errors: all.gauge("config_errors", "Manifests that could not be read.")?,
+            pods_enrolled: all.gauge(
+                "pods_enrolled",
+                "Network namespaces whose connections are redirected.",
+            )?,
+            targets_published: all.gauge("targets", "Addresses that are redirected or refused.")?,
+            accept_errors: all.counter(
+                "accept_errors_total",
+                "Accepts of redirected connections that failed.",
+            )?,
+            unknown_targets: all.counter(
+                "unknown_target_connections_total",
+                "Redirected connections that claimed a target that does not exist; reset.",
+            )?,
+            targets: Mutex::default(),
+            scrape: Mutex::default(),
+            descriptions: all.descriptions,
+            registry: all.registry,
+        })
+    }
+
+    /// The metrics of one target, the same as long as the target is not forgotten.
+    pub fn target(&self, namespace: &str, service: &str, port: u16) -> Arc<TargetMetrics> {
+        let key = (namespace.to_owned(), service.to_owned(), port);
+        let mut targets = lock(&self.targets);
+        let target = targets.entry(key).or_insert_with(|| {
+            Arc::new(TargetMetrics::new(&self.families, namespace, service, port))
+        });
+        Arc::clone(target)
+    }
+
+    /// Removes the series of a target that is gone. What its last connections still do is not counted.
+    pub fn forget(&self, namespace: &str, service: &str, port: u16) {
+        let mut targets = lock(&self.targets);
+        if let Some(target) = targets.remove(&(namespace.to_owned(), service.to_owned(), port)) {
+            target.forget();
+        }
+    }
+
+    /// A configuration has come into force.
+    pub fn config_applied(&self, generation: u64) {
+        self.config_generation
+            .set(generation.try_into().unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.config_last_applied.set(now.as_secs_f64());
+    }
+
+    /// Replaces the conditions of all policies.
+    pub fn set_policy_status(&self, conditions: &[PolicyCondition]) {
+        let _no_scrape = lock(&self.scrape);
+        self.policy_status.reset();
+        for row in conditions {
+            let labels = [
+                row.namespace.as_str(),
+                &row.policy,
+                row.condition,
+                row.reason,
+            ];
+            self.policy_status.with_label_values(&labels).set(1);
+        }
+    }
+
+    /// Names the function that reads the eBPF side; every scrape calls it once.
+    pub fn on_scrape(&self, source: Box<dyn Fn() -> EbpfStats + Send + Sync>) {
+        *lock(&self.scrape) = Some(source);
+    }
+
+    /// Everything in the Prometheus text format, version 0.0.4.
+    pub fn encode(&self) -> String {
+        let ebpf = lock(&self.scrape);
+        if let Some(read) = ebpf.as_ref() {
+            self.set_ebpf(&read());
+        }
+        let encoded = TextEncoder::new().encode_to_string(&self.registry.gather());
+        encoded.unwrap_or_else(|error| {
+            tracing::error!(%error, "metrics cannot be encoded");
+            String::new()
+        })
+    }
+
+    fn set_ebpf(&self, stats: &EbpfStats) {
+        let gauge = |value: u64| value.try_into().unwrap_or(i64::MAX);
+        self.ebpf_connects.reset();
+        for row in &stats.connects {
+            self.ebpf_connects
+                .with_label_values(&[row.outcome, row.reason])
+                .inc_by(row.count);
+        }
+        for row in &stats.maps {
+            self.ebpf_map_entries
+                .with_label_values(&[row.map])
+                .set(gauge(row.entries));
+            self.ebpf_map_max_entries
+                .with_label_values(&[row.map])
+                .set(gauge(row.max_entries));
+        }
+    }
+
+    /// Every `nodetls_` metric, sorted by name.
+    pub fn describe(&self) -> Vec<Description> {
+        let mut descriptions = self.descriptions.clone();
+        descriptions.sort_by(|a, b| a.name.cmp(&b.name));
+        descriptions
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

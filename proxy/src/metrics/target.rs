@@ -1,0 +1,241 @@
+//! The metrics of one target (a port of a Service), with its labels resolved once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus::{
+    Error, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
+
+use super::lock;
+use super::registrar::Registrar;
+
+/// Seconds: from a resumed handshake within a node to a timeout.
+const HANDSHAKE_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// The families that have a series for each target.
+#[derive(Clone)]
+pub(super) struct TargetFamilies {
+    handshakes: IntCounterVec,
+    failures: IntCounterVec,
+    handshake_seconds: HistogramVec,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    open: IntGaugeVec,
+    received: IntCounterVec,
+    sent: IntCounterVec,
+    passthrough: IntCounterVec,
+}
+
+impl TargetFamilies {
+    pub(super) fn new(all: &mut Registrar) -> Result<Self, Error> {
+        let service = ["service_namespace", "service", "port"];
+        let with = |more: &[&'static str]| [&service, more].concat();
+        Ok(Self {
+            handshakes: all.counters(
+                "tls_handshakes_total",
+                "TLS handshakes with a Service's endpoints; result is ok or failed.",
+                &with(&["result", "version", "cipher"]),
+            )?,
+            failures: all.counters(
+                "connection_failures_total",
+                "Client connections that failed, by reason.",
+                &with(&["reason"]),
+            )?,
+            handshake_seconds: all.histograms(
+                "tls_handshake_duration_seconds",
+                "Time from the ClientHello to the end of the handshake, failed ones included.",
+                &service,
+                &HANDSHAKE_BUCKETS,
+            )?,
+            opened: all.counters(
+                "connections_opened_total",
+                "Client connections accepted.",
+                &service,
+            )?,
+            closed: all.counters(
+                "connections_closed_total",
+                "Client connections ended.",
+                &service,
+            )?,
+            open: all.gauges("open_connections", "Client connections open now.", &service)?,
+            received: all.counters(
+                "received_bytes_total",
+                "Plaintext bytes relayed from the Service to clients.",
+                &service,
+            )?,
+            sent: all.counters(
+                "sent_bytes_total",
+                "Plaintext bytes relayed from clients to the Service.",
+                &service,
+            )?,
+            passthrough: all.counters(
+                "passthrough_connections_total",
+                "Client connections passed through untouched.",
+                &with(&["reason"]),
+            )?,
+        })
+    }
+}
+
+/// Handles of one target's series.
+pub struct TargetMetrics {
+    families: TargetFamilies,
+    labels: [String; 3],
+    // None once the target is forgotten: what is resolved after that would stay for ever.
+    resolved: Mutex<Option<Resolved>>,
+    handshake_seconds: Histogram,
+    opened: IntCounter,
+    closed: IntCounter,
+    open: IntGauge,
+    /// Plaintext bytes from the Service to the client.
+    pub received_bytes: IntCounter,
+    /// Plaintext bytes from the client to the Service.
+    pub sent_bytes: IntCounter,
+}
+
+/// The series that come into being with the first event they count.
+#[derive(Default)]
+struct Resolved {
+    failures: HashMap<&'static str, IntCounter>,
+    passthrough: HashMap<&'static str, IntCounter>,
+    // By result, version, cipher.
+    handshakes: HashMap<[&'static str; 3], IntCounter>,
+}
+
+impl TargetMetrics {
+    pub(super) fn new(
+        families: &TargetFamilies,
+        namespace: &str,
+        service: &str,
+        port: u16,
+    ) -> Self {
+        let labels = [namespace.to_owned(), service.to_owned(), port.to_string()];
+        Self {
+            resolved: Mutex::new(Some(Resolved::default())),
+            handshake_seconds: families.handshake_seconds.with_label_values(&labels),
+            opened: families.opened.with_label_values(&labels),
+            closed: families.closed.with_label_values(&labels),
+            open: families.open.with_label_values(&labels),
+            received_bytes: families.received.with_label_values(&labels),
+            sent_bytes: families.sent.with_label_values(&labels),
+            families: families.clone(),
+            labels,
+        }
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub fn open(self: &Arc<Self>) -> OpenConnection {
+        self.opened.inc();
+        self.open.inc();
+        OpenConnection {
+            target: Arc::clone(self),
+        }
+    }
+
+    /// A handshake succeeded after `took`. `version` and `cipher` as rustls names them.
+    pub fn handshake_ok(&self, version: &'static str, cipher: &'static str, took: Duration) {
+        self.handshake(["ok", version, cipher], took);
+    }
+
+    /// A handshake failed after `took`. The reason goes to [`TargetMetrics::failed`].
+    pub fn handshake_failed(&self, took: Duration) {
+        self.handshake(["failed", "", ""], took);
+    }
+
+    fn handshake(&self, outcome: [&'static str; 3], took: Duration) {
+        self.handshake_seconds.observe(took.as_secs_f64());
+        self.resolve(|resolved| {
+            let new = || {
+                self.families
+                    .handshakes
+                    .with_label_values(&self.with(&outcome))
+            };
+            resolved.handshakes.entry(outcome).or_insert_with(new).inc();
+        });
+    }
+
+    /// A client connection failed. `reason` is one of a fixed set.
+    pub fn failed(&self, reason: &'static str) {
+        self.resolve(|resolved| {
+            let new = || {
+                self.families
+                    .failures
+                    .with_label_values(&self.with(&[reason]))
+            };
+            resolved.failures.entry(reason).or_insert_with(new).inc();
+        });
+    }
+
+    /// A connection is passed through untouched, because `already_tls`.
+    pub fn passthrough(&self, reason: &'static str) {
+        self.resolve(|resolved| {
+            let new = || {
+                self.families
+                    .passthrough
+                    .with_label_values(&self.with(&[reason]))
+            };
+            resolved.passthrough.entry(reason).or_insert_with(new).inc();
+        });
+    }
+
+    fn resolve(&self, count: impl FnOnce(&mut Resolved)) {
+        if let Some(resolved) = lock(&self.resolved).as_mut() {
+            count(resolved);
+        }
+    }
+
+    fn with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        self.labels
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied())
+            .collect()
+    }
+
+    /// Removes every series of this target; the handles go on counting for nobody.
+    pub(super) fn forget(&self) {
+        let resolved = lock(&self.resolved).take().unwrap_or_default();
+        let families = &self.families;
+        // A series that was never there is no error here.
+        for outcome in resolved.handshakes.keys() {
+            let _ = families.handshakes.remove_label_values(&self.with(outcome));
+        }
+        for reason in resolved.failures.keys() {
+            let _ = families
+                .failures
+                .remove_label_values(&self.with(&[*reason]));
+        }
+        for reason in resolved.passthrough.keys() {
+            let _ = families
+                .passthrough
+                .remove_label_values(&self.with(&[*reason]));
+        }
+        let _ = families.handshake_seconds.remove_label_values(&self.labels);
+        let _ = families.open.remove_label_values(&self.labels);
+        for counters in [
+            &families.opened,
+            &families.closed,
+            &families.received,
+            &families.sent,
+        ] {
+            let _ = counters.remove_label_values(&self.labels);
+        }
+    }
+}
+
+/// A client connection that counts as open. Dropping it counts it as closed.
+#[must_use = "dropping it counts the connection as closed"]
+pub struct OpenConnection {
+    target: Arc<TargetMetrics>,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.target.open.dec();
+        self.target.closed.inc();
+    }
+}

@@ -1,0 +1,218 @@
+//! Which pods run here, and their enrolment: listeners in the pod's netns, its sk_lookup program, its entry in PODS.
+
+pub mod named;
+pub mod netns;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use nodetls_ebpf::{ID_PREFIX_V6, LISTENER_V4, LISTENER_V6, Mode};
+use tokio_util::sync::CancellationToken;
+
+use self::named::{Named, NamedNetns};
+use self::netns::{NetnsThread, current_cookie, tcp_socket};
+use crate::redirect::{Lookup, PodModes};
+
+/// A port that no application listens on, so that no wildcard bind of the pod's collides (tcpmux, RFC 1078).
+const LISTENER_PORT: u16 = 1;
+const BACKLOG: i32 = 4096;
+
+/// A pod's network namespace.
+#[derive(Debug)]
+pub struct Pod {
+    /// The name of its netns.
+    pub name: String,
+    /// For making sockets in it.
+    pub netns: Arc<File>,
+    /// Fires when the pod is released: its connections end at once.
+    pub released: CancellationToken,
+}
+
+/// Starts serving an enrolled pod's listeners.
+pub trait Serve {
+    /// Called once for each pod, before any connect of it is redirected.
+    fn serve(&self, pod: &Arc<Pod>, listeners: Vec<TcpListener>);
+}
+
+struct Enrolled {
+    pod: Arc<Pod>,
+    inode: u64,
+    cookie: u64,
+    lookup: Lookup,
+}
+
+/// The enrolled pods of this machine.
+pub struct Pods {
+    named: NamedNetns,
+    thread: NetnsThread,
+    pins: PathBuf,
+    epoch: u64,
+    enrolled: BTreeMap<String, Enrolled>,
+    bypassed: BTreeMap<u64, u64>,
+}
+
+impl Pods {
+    /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
+    pub fn new(named: NamedNetns, thread: NetnsThread, pins: PathBuf, epoch: u64) -> Self {
+        Self {
+            named,
+            thread,
+            pins,
+            epoch,
+            enrolled: BTreeMap::new(),
+            bypassed: BTreeMap::new(),
+        }
+    }
+
+    /// How many are enrolled.
+    pub fn len(&self) -> usize {
+        self.enrolled.len()
+    }
+
+    /// Whether none is enrolled.
+    pub fn is_empty(&self) -> bool {
+        self.enrolled.is_empty()
+    }
+
+    /// Enrols the matching netns that are new, and releases those that are gone. Returns what failed, by name; it is
+    /// tried again at the next call, and until then connects from there to targets are refused.
+    pub async fn reconcile(
+        &mut self,
+        modes: &mut PodModes,
+        server: &impl Serve,
+    ) -> Result<BTreeMap<String, anyhow::Error>> {
+        let list = self.named.list()?;
+        self.release_gone(modes, &list);
+        let mut failed = BTreeMap::new();
+        for (name, named) in list {
+            let result = if named.matches {
+                self.enrol(modes, server, &name, named).await
+            } else {
+                self.bypass(modes, named).await
+            };
+            if let Err(error) = result {
+                failed.insert(name, error);
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now, `own` excepted.
+    pub fn remove_stale(&self, modes: &mut PodModes, own: u64) {
+        let enrolled: HashSet<u64> = self.enrolled.values().map(|pod| pod.cookie).collect();
+        for cookie in modes.cookies() {
+            let bypassed = self.bypassed.values().any(|other| *other == cookie);
+            if cookie != own && !bypassed && !enrolled.contains(&cookie) {
+                modes.remove(cookie);
+            }
+        }
+        crate::redirect::remove_stale(&self.pins, |cookie| enrolled.contains(&cookie));
+    }
+
+    async fn enrol(
+        &mut self,
+        modes: &mut PodModes,
+        server: &impl Serve,
+        name: &str,
+        named: Named,
+    ) -> Result<()> {
+        if self.enrolled.contains_key(name) {
+            return Ok(());
+        }
+        let netns = Arc::new(named.file);
+        let epoch = self.epoch;
+        let (cookie, listeners) = self
+            .thread
+            .run(&netns, move || Ok((current_cookie()?, listen(epoch)?)))
+            .await
+            .context("its listeners can't be opened")?;
+        if self.enrolled.values().any(|other| other.cookie == cookie) {
+            // A second name of the same netns.
+            return Ok(());
+        }
+        let mut lookup = Lookup::attach(&self.pins, cookie, &netns)?;
+        for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&listeners) {
+            lookup.set_listener(slot, listener)?;
+        }
+        let pod = Arc::new(Pod {
+            name: name.to_owned(),
+            netns,
+            released: CancellationToken::new(),
+        });
+        server.serve(&pod, listeners);
+        modes.set(cookie, Mode::Redirect)?;
+        tracing::info!(netns = name, "enrolled");
+        let inode = named.inode;
+        self.enrolled.insert(name.to_owned(), Enrolled { pod, inode, cookie, lookup });
+        Ok(())
+    }
+
+    /// Named netns that match no pattern are not ours to touch; unknown ones are denied.
+    async fn bypass(&mut self, modes: &mut PodModes, named: Named) -> Result<()> {
+        if self.bypassed.contains_key(&named.inode) {
+            return Ok(());
+        }
+        let netns = Arc::new(named.file);
+        let cookie = self.thread.run(&netns, current_cookie).await?;
+        // Enrolled under another name.
+        if !self.enrolled.values().any(|pod| pod.cookie == cookie) {
+            modes.set(cookie, Mode::Bypass)?;
+        }
+        self.bypassed.insert(named.inode, cookie);
+        Ok(())
+    }
+
+    fn release_gone(&mut self, modes: &mut PodModes, list: &BTreeMap<String, Named>) {
+        let gone: Vec<String> = self
+            .enrolled
+            .iter()
+            .filter(|(name, pod)| list.get(*name).is_none_or(|named| named.inode != pod.inode))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(enrolled) = self.enrolled.remove(&name) {
+                modes.remove(enrolled.cookie);
+                enrolled.pod.released.cancel();
+                enrolled.lookup.remove();
+                tracing::info!(netns = name, "released");
+            }
+        }
+        self.bypassed.retain(|inode, cookie| {
+            let exists = list.values().any(|named| named.inode == *inode);
+            if !exists {
+                modes.remove(*cookie);
+            }
+            exists
+        });
+    }
+}
+
+/// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
+fn listen(epoch: u64) -> std::io::Result<Vec<TcpListener>> {
+    let [high, low] = (epoch as u16).to_be_bytes();
+    let v4 = SocketAddr::from((Ipv4Addr::new(127, 77, high, low), LISTENER_PORT));
+    let prefix = ID_PREFIX_V6.map(|word| [(word >> 16) as u16, word as u16]);
+    let [[a, b], [c, d], _] = prefix;
+    let v6 = Ipv6Addr::new(a, b, c, d, 1, 0, 0, epoch as u16);
+    let mut listeners = vec![listen_at(v4)?];
+    // A netns without IPv6 has no IPv6 clients either.
+    if let Ok(listener) = listen_at(SocketAddr::from((v6, LISTENER_PORT))) {
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn listen_at(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = tcp_socket(address)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,31 @@
+//! BackendTLSPolicy (`gateway.networking.k8s.io/v1`; `v1alpha3` has the same schema) as it was written, valid or not.
+//!
+//! A policy that can't be read must become a refused target, never a skipped policy; so nothing here rejects: `spec`
+//! stays JSON until [`super::validate`] reads it, and a metadata field of the wrong type counts as absent.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// A BackendTLSPolicy. Its status is not ours to read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackendTlsPolicy {
+    /// Name, namespace, generation, creationTimestamp (a file has none) and annotations.
+    #[serde(default, deserialize_with = "readable_metadata")]
+    pub metadata: ObjectMeta,
+    /// `spec` as written; null where it is missing.
+    #[serde(default)]
+    pub spec: Value,
+}
+
+/// Reads the metadata fields that have the right type, and leaves out the others.
+fn readable_metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let Value::Object(mut fields) = Value::deserialize(from)? else {
+        return Ok(ObjectMeta::default());
+    };
+    fields.retain(|name, value| {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        serde_json::from_value::<ObjectMeta>(Value::Object(alone)).is_ok()
+    });
+    Ok(serde_json::from_value(Value::Object(fields)).unwrap_or_default())
+}

@@ -1,0 +1,242 @@
+//! What a policy covers of a Service: its ports, and the addresses that a client may dial for them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+
+use super::snapshot::ObjectName;
+use super::status::{listed, quoted};
+
+/// What a targetRef means: a Service as a whole, or one of its ports (by its place in [`View::ports`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    Service,
+    Port(usize),
+}
+
+/// A Service, read.
+pub(super) struct View<'a> {
+    pub(super) name: &'a ObjectName,
+    pub(super) ports: Vec<Port<'a>>,
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// What is not covered and why, for the policy's author.
+    pub(super) notes: Vec<String>,
+}
+
+/// A port of a Service.
+pub(super) struct Port<'a> {
+    /// Empty for the unnamed port of a Service that has only one.
+    pub(super) name: &'a str,
+    pub(super) number: u16,
+    protocol: &'a str,
+}
+
+/// Which Service has a ClusterIP.
+pub(super) type ClusterIps<'a> = HashMap<IpAddr, &'a ObjectName>;
+
+/// Indexes all ClusterIPs.
+pub(super) fn cluster_ips(services: &BTreeMap<ObjectName, Service>) -> ClusterIps<'_> {
+    let mut owners = ClusterIps::new();
+    for (name, service) in services {
+        for ip in cluster_ip_texts(service).filter_map(parse_ip) {
+            owners.entry(ip).or_insert(name);
+        }
+    }
+    owners
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(name: &'a ObjectName, service: &'a Service, owners: &ClusterIps) -> Self {
+        let ports = service
+            .spec
+            .iter()
+            .flat_map(|spec| spec.ports.iter().flatten());
+        let mut view = Self {
+            name,
+            ports: ports.filter_map(Port::new).collect(),
+            addresses: BTreeSet::new(),
+            notes: Vec::new(),
+        };
+        let external_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+        if external_name == Some("ExternalName") {
+            view.note("is an ExternalName: it has no address of its own, and is not covered yet");
+        } else if cluster_ip_texts(service).any(|ip| ip == "None") {
+            view.note("is headless (clusterIP: None): connections to its pods are not covered yet");
+        } else {
+            view.read_addresses(service, owners);
+        }
+        view
+    }
+
+    /// ClusterIPs are the Service's by right. Other addresses its author chose freely: one that can't belong to a
+    /// Service, or is another's ClusterIP, must not turn other people's connections.
+    fn read_addresses(&mut self, service: &'a Service, owners: &ClusterIps) {
+        for text in cluster_ip_texts(service) {
+            match parse_ip(text) {
+                Some(ip) => _ = self.addresses.insert(ip),
+                None => self.note(&format!(
+                    "has clusterIP {}: not an IP address",
+                    quoted(text)
+                )),
+            }
+        }
+        for text in chosen_texts(service) {
+            let Some(ip) = parse_ip(text) else {
+                self.note(&format!("has address {}: not an IP address", quoted(text)));
+                continue;
+            };
+            match owners.get(&ip) {
+                _ if is_special(ip) => {
+                    self.note(&format!(
+                        "has address {ip}: not covered, no Service may have it"
+                    ));
+                }
+                Some(owner) if *owner != self.name => {
+                    self.note(&format!(
+                        "has address {ip}: not covered, it is {owner}'s clusterIP"
+                    ));
+                }
+                _ => _ = self.addresses.insert(ip),
+            }
+        }
+        if self.addresses.is_empty() {
+            self.note("has no address to cover: in a manifest, set spec.clusterIP");
+        }
+    }
+
+    fn note(&mut self, what: &str) {
+        self.notes.push(format!("Service {} {what}", self.name));
+    }
+
+    /// Finds what a targetRef means. A number is tolerated where no port has it as its name; the error names the
+    /// ports that exist.
+    pub(super) fn scope(&self, section: Option<&str>) -> Result<Scope, String> {
+        let Some(section) = section else {
+            return Ok(Scope::Service);
+        };
+        let numbered = |port: &Port| port.number.to_string() == section;
+        let find = |rule: &dyn Fn(&Port) -> bool| self.ports.iter().position(rule);
+        let found = find(&|port| port.name == section)
+            .or_else(|| find(&|port| numbered(port) && port.is_tcp()))
+            .or_else(|| find(&numbered));
+        found.map(Scope::Port).ok_or_else(|| {
+            let ports = listed(self.ports.iter());
+            let (name, section) = (self.name, quoted(section));
+            format!(
+                "Service {name} has no port named {section} (ports: {ports}): \
+                 set sectionName to the name of one of them"
+            )
+        })
+    }
+
+    /// The scope in words.
+    pub(super) fn describe(&self, scope: Scope) -> String {
+        let ports = match scope {
+            Scope::Service => "all ports".to_owned(),
+            Scope::Port(_) => self
+                .ports_in(scope)
+                .map(|(_, port)| port.to_string())
+                .collect(),
+        };
+        format!("Service {}, {ports}", self.name)
+    }
+
+    /// The ports in `scope`, with their places.
+    pub(super) fn ports_in(&self, scope: Scope) -> impl Iterator<Item = (usize, &Port<'a>)> {
+        let inside =
+            move |place: &(usize, _)| scope == Scope::Service || scope == Scope::Port(place.0);
+        self.ports.iter().enumerate().filter(inside)
+    }
+
+    /// Why TLS can't be originated in `scope` at all: it has ports, and none is TCP.
+    pub(super) fn without_tcp(&self, scope: Scope) -> Option<String> {
+        let ports: Vec<&Port> = self.ports_in(scope).map(|(_, port)| port).collect();
+        if ports.is_empty() || ports.iter().any(|port| port.is_tcp()) {
+            return None;
+        }
+        let (name, ports) = (self.name, listed(ports.into_iter()));
+        Some(format!(
+            "Service {name}, {ports}: not TCP, and a BackendTLSPolicy works on TCP only: \
+             target a TCP port"
+        ))
+    }
+
+    /// For a scope that has TCP ports, the others that it has.
+    pub(super) fn other_protocols(&self, scope: Scope) -> Option<String> {
+        let others: Vec<_> = self
+            .ports_in(scope)
+            .filter(|(_, port)| !port.is_tcp())
+            .collect();
+        if others.is_empty() {
+            return None;
+        }
+        let ports = listed(others.into_iter().map(|(_, port)| port));
+        Some(format!("not covered, because not TCP: {ports}"))
+    }
+}
+
+impl<'a> Port<'a> {
+    /// None when the number is not a port number; then nobody can dial it either.
+    fn new(port: &'a ServicePort) -> Option<Self> {
+        let number = u16::try_from(port.port)
+            .ok()
+            .filter(|number| *number != 0)?;
+        Some(Self {
+            name: port.name.as_deref().unwrap_or_default(),
+            number,
+            protocol: port.protocol.as_deref().unwrap_or("TCP"),
+        })
+    }
+
+    /// A misspelt protocol (`tcp`, in a file) counts as TCP, so that the port is not left in plaintext.
+    pub(super) fn is_tcp(&self) -> bool {
+        !matches!(self.protocol, "UDP" | "SCTP")
+    }
+}
+
+impl fmt::Display for Port<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.name.is_empty() {
+            write!(f, "{} ", self.name)?;
+        }
+        write!(f, "{}/{}", self.number, self.protocol)
+    }
+}
+
+fn cluster_ip_texts(service: &Service) -> impl Iterator<Item = &str> {
+    let spec = service.spec.iter();
+    let texts = spec.flat_map(|s| s.cluster_ip.iter().chain(s.cluster_ips.iter().flatten()));
+    texts.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// External and load-balancer IPs.
+fn chosen_texts(service: &Service) -> impl Iterator<Item = &str> {
+    let external = service
+        .spec
+        .iter()
+        .flat_map(|s| s.external_ips.iter().flatten());
+    let balancer = service
+        .status
+        .iter()
+        .filter_map(|status| status.load_balancer.as_ref());
+    let ingress = balancer
+        .flat_map(|b| b.ingress.iter().flatten())
+        .filter_map(|i| i.ip.as_ref());
+    external.chain(ingress).map(String::as_str)
+}
+
+/// The hooks see a v4-mapped IPv6 address as the IPv4 address it is.
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+/// Addresses that the API server allows no Service either.
+fn is_special(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    link_local || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()
+}

@@ -1,0 +1,171 @@
+//! Copies bytes both ways until both ends are done. Each direction closes on its own (half-close), waits for its writer
+//! (backpressure), and what was read is written before an error is told.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// One TLS record's worth (RFC 8446 section 5.1).
+const BUFFER: usize = 16 * 1024;
+
+/// How a relay ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Both sides closed properly.
+    Clean,
+    /// The client's connection failed.
+    Client(io::Error),
+    /// The upstream connection failed, or ended without close_notify.
+    Upstream(io::Error),
+}
+
+/// Bytes moved, of this connection and of all of its target's.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Of this connection.
+    pub bytes: u64,
+    total: IntCounter,
+}
+
+impl Tally {
+    /// Starts at zero; `total` goes on.
+    pub(super) fn new(total: IntCounter) -> Self {
+        Self { bytes: 0, total }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.total.inc_by(bytes as u64);
+    }
+}
+
+/// Relays between `client` and `upstream`; `first` and `greeting` are bytes already read from them.
+pub(super) async fn relay(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    first: Vec<u8>,
+    greeting: Vec<u8>,
+    sent: &mut Tally,
+    received: &mut Tally,
+) -> End {
+    let mut up = Direction::new(first);
+    let mut down = Direction::new(greeting);
+    poll_fn(|cx| {
+        if let Poll::Ready(Err(failed)) = up.poll(cx, client, upstream, sent) {
+            match failed {
+                Failed::Read(error) => return Poll::Ready(End::Client(error)),
+                // A server that takes no more may still answer.
+                Failed::Write(_) => up.state = State::Done,
+            }
+        }
+        match down.poll(cx, upstream, client, received) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(Failed::Read(error))) => Poll::Ready(End::Upstream(error)),
+            Poll::Ready(Err(Failed::Write(error))) => Poll::Ready(End::Client(error)),
+            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => Poll::Ready(End::Clean),
+            Poll::Ready(Ok(())) => Poll::Pending,
+        }
+    })
+    .await
+}
+
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+enum State {
+    Copying,
+    /// The reader is at its end, cleanly or not: flush, then close the writer or tell.
+    Ending(Option<io::Error>),
+    Done,
+}
+
+struct Direction {
+    buffer: Vec<u8>,
+    start: usize,
+    unflushed: bool,
+    state: State,
+}
+
+impl Direction {
+    fn new(pending: Vec<u8>) -> Self {
+        Self {
+            buffer: pending,
+            start: 0,
+            unflushed: false,
+            state: State::Copying,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        tally: &mut Tally,
+    ) -> Poll<Result<(), Failed>> {
+        loop {
+            match &mut self.state {
+                State::Done => return Poll::Ready(Ok(())),
+                State::Ending(error) => {
+                    if error.is_some() {
+                        // Best effort: the reader's error is the one to tell.
+                        let _ = ready!(Pin::new(&mut *writer).poll_flush(cx));
+                    } else {
+                        ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Write)?;
+                    }
+                    let error = error.take();
+                    self.state = State::Done;
+                    return Poll::Ready(error.map_or(Ok(()), |error| Err(Failed::Read(error))));
+                }
+                State::Copying if self.start < self.buffer.len() => {
+                    let pending = &self.buffer[self.start..];
+                    let written = ready!(Pin::new(&mut *writer).poll_write(cx, pending))
+                        .map_err(Failed::Write)?;
+                    if written == 0 {
+                        return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into())));
+                    }
+                    tally.add(written);
+                    self.start += written;
+                    self.unflushed = true;
+                }
+                State::Copying => match self.poll_fill(cx, reader) {
+                    Poll::Ready(Ok(0)) => self.state = State::Ending(None),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => self.state = State::Ending(Some(error)),
+                    Poll::Pending => {
+                        if self.unflushed {
+                            ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Write)?;
+                            self.unflushed = false;
+                        }
+                        return Poll::Pending;
+                    }
+                },
+            }
+        }
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
+        self.buffer.resize(BUFFER, 0);
+        self.start = BUFFER;
+        let mut read = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+        let filled = read.filled().len();
+        self.buffer.truncate(filled);
+        self.start = 0;
+        Poll::Ready(Ok(filled))
+    }
+}
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

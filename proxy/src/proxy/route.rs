@@ -1,0 +1,89 @@
+//! What a target id means to the proxy: the compiled target with what is needed to serve it. Looked up once per
+//! connection, which then keeps it to its end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nodetls_ebpf::ID_MASK;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::addr::{OriginalDst, UpstreamAddr};
+use crate::failure::Failure;
+use crate::metrics::TargetMetrics;
+use crate::policy::{Target, Upstream};
+use crate::tls::{Session, TlsClient};
+
+/// A published target.
+pub struct Route {
+    /// Its id in the eBPF maps.
+    pub id: u32,
+    /// The address that clients dial.
+    pub original_dst: OriginalDst,
+    /// What the policy compiler made of it.
+    pub target: Arc<Target>,
+    /// Originates its TLS; or why there is none.
+    pub tls: Result<Arc<TlsClient>, Failure>,
+    /// Its metrics.
+    pub metrics: Arc<TargetMetrics>,
+    next_endpoint: AtomicUsize,
+}
+
+impl Route {
+    /// A route that picks its endpoints in turn.
+    pub fn new(
+        id: u32,
+        original_dst: OriginalDst,
+        target: Arc<Target>,
+        tls: Result<Arc<TlsClient>, Failure>,
+        metrics: Arc<TargetMetrics>,
+    ) -> Self {
+        let next_endpoint = AtomicUsize::new(0);
+        Self { id, original_dst, target, tls, metrics, next_endpoint }
+    }
+
+    /// Where to dial, in the order to try.
+    pub fn upstream_addresses(&self) -> Vec<UpstreamAddr> {
+        match &self.target.upstream {
+            Upstream::ServiceAddress => vec![UpstreamAddr(self.original_dst.0)],
+            Upstream::Endpoints(endpoints) => {
+                let count = endpoints.len().max(1);
+                let first = self.next_endpoint.fetch_add(1, Ordering::Relaxed) % count;
+                let (late, early) = endpoints.split_at(first.min(endpoints.len()));
+                early.iter().chain(late).copied().map(UpstreamAddr).collect()
+            }
+        }
+    }
+
+    /// Counts a TLS handshake; `stream` is there when it succeeded.
+    pub fn record_handshake(&self, duration: Duration, stream: Option<&TlsStream<TcpStream>>) {
+        match stream.map(Session::of) {
+            Some(session) => {
+                self.metrics.handshake_ok(session.version, session.cipher_suite, duration);
+            }
+            None => self.metrics.handshake_failed(duration),
+        }
+    }
+}
+
+/// The published targets by id.
+#[derive(Default)]
+pub struct Routes {
+    /// Id → route.
+    pub by_id: HashMap<u32, Arc<Route>>,
+}
+
+impl Routes {
+    /// The target that a redirected connection's local address claims; both id and port must match.
+    pub fn claimed(&self, local: std::net::SocketAddr) -> Option<&Arc<Route>> {
+        let last_word = match local {
+            std::net::SocketAddr::V4(v4) => v4.ip().to_bits(),
+            std::net::SocketAddr::V6(v6) => v6.ip().to_bits() as u32,
+        };
+        self.by_id
+            .get(&(last_word & ID_MASK))
+            .filter(|route| route.original_dst.0.port() == local.port())
+    }
+}

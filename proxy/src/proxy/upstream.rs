@@ -1,0 +1,195 @@
+//! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
+//! we know what the client speaks, or earlier, when the server might speak first.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::client::TlsStream;
+
+use super::route::Route;
+use crate::addr::UpstreamAddr;
+use crate::failure::{Failure, Reason};
+use crate::pods::Pod;
+use crate::pods::netns::{NetnsThread, tcp_socket};
+use crate::redirect::OwnSockets;
+use crate::tls::{Alpn, Stage as TlsStage, failure_from_io};
+
+/// After this long a silence of the client's we find out whether the server speaks first.
+const SILENCE: Duration = Duration::from_millis(50);
+/// How long a client that has not spoken yet may do so after the upstream failed, and get a proper answer.
+const GRACE: Duration = Duration::from_secs(1);
+/// Like Go's and Envoy's order of magnitude; the kernel's own two hours outlive every NAT.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Dials from pods' network namespaces.
+pub struct Dialer {
+    /// Makes the sockets.
+    pub netns: NetnsThread,
+    /// Marks them, so that their connect is not turned back to us.
+    pub own_sockets: Arc<OwnSockets>,
+    /// For the TCP connection.
+    pub connect_timeout: Duration,
+    /// For the TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+type Step<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+
+enum Stage {
+    Dialling(Step<TcpStream>),
+    Dialled(TcpStream),
+    Handshaking(Step<TlsStream<TcpStream>>),
+    Secured(Box<TlsStream<TcpStream>>),
+    Failed(Failure),
+}
+
+/// A connection to a target's upstream, at whatever stage it is.
+pub(super) struct Upstream {
+    dialer: Arc<Dialer>,
+    pod: Arc<Pod>,
+    route: Arc<Route>,
+    stage: Stage,
+}
+
+impl Upstream {
+    /// Nothing happens before it is first polled.
+    pub(super) fn new(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Self {
+        let stage = Stage::Dialling(dial(&dialer, &pod, &route));
+        Self { dialer, pod, route, stage }
+    }
+
+    /// Connects, waits for the client's silence to last, secures the connection without ALPN, and returns when the
+    /// server has spoken (`greeting`, empty if it closed) or the connection has failed and the client stayed silent.
+    /// Safe to cancel.
+    pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
+        let silence = Instant::now() + SILENCE;
+        if self.route.tls.is_ok() {
+            self.dialled_stage().await;
+            sleep_until(silence).await;
+            self.secured_stage(Alpn::None).await;
+            if let Stage::Secured(stream) = &mut self.stage {
+                match stream.read_buf(greeting).await {
+                    Ok(_) => return,
+                    Err(error) => self.stage = Stage::Failed(failure_from_io(&error, TlsStage::Relay)),
+                }
+            }
+        }
+        sleep(GRACE).await;
+    }
+
+    /// The bare TCP connection, for a client that speaks TLS itself.
+    pub(super) async fn plain(mut self) -> Result<TcpStream, Failure> {
+        if !matches!(self.stage, Stage::Dialling(_) | Stage::Dialled(_)) {
+            self.redial();
+        }
+        self.dialled_stage().await;
+        match self.stage {
+            Stage::Dialled(stream) => Ok(stream),
+            Stage::Failed(failure) => Err(failure),
+            _ => Err(Failure::new(Reason::Internal, "a connection was not dialled")),
+        }
+    }
+
+    /// The verified TLS connection. One that was secured speculatively serves only where no ALPN is wanted.
+    pub(super) async fn secured(mut self, alpn: Alpn) -> Result<Box<TlsStream<TcpStream>>, Failure> {
+        if let Err(failure) = &self.route.tls {
+            return Err(failure.clone());
+        }
+        let speculative = matches!(self.stage, Stage::Handshaking(_) | Stage::Secured(_));
+        if speculative && alpn != Alpn::None {
+            self.redial();
+        }
+        self.dialled_stage().await;
+        self.secured_stage(alpn).await;
+        match self.stage {
+            Stage::Secured(stream) => Ok(stream),
+            Stage::Failed(failure) => Err(failure),
+            _ => Err(Failure::new(Reason::Internal, "a connection was not secured")),
+        }
+    }
+
+    fn redial(&mut self) {
+        self.stage = Stage::Dialling(dial(&self.dialer, &self.pod, &self.route));
+    }
+
+    async fn dialled_stage(&mut self) {
+        if let Stage::Dialling(step) = &mut self.stage {
+            self.stage = step.await.map_or_else(Stage::Failed, Stage::Dialled);
+        }
+    }
+
+    async fn secured_stage(&mut self, alpn: Alpn) {
+        if matches!(self.stage, Stage::Dialled(_)) {
+            let placeholder = Stage::Failed(Failure::new(Reason::Internal, "a handshake was not started"));
+            if let Stage::Dialled(stream) = std::mem::replace(&mut self.stage, placeholder) {
+                self.stage = Stage::Handshaking(self.handshake(stream, alpn));
+            }
+        }
+        if let Stage::Handshaking(step) = &mut self.stage {
+            self.stage = match step.await {
+                Ok(stream) => Stage::Secured(Box::new(stream)),
+                Err(failure) => Stage::Failed(failure),
+            };
+        }
+    }
+
+    fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<TlsStream<TcpStream>> {
+        let (route, limit) = (Arc::clone(&self.route), self.dialer.handshake_timeout);
+        Box::pin(async move {
+            let started = Instant::now();
+            let client = route.tls.as_ref().map_err(Clone::clone)?;
+            let result = match timeout(limit, client.handshake(stream, alpn)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let detail = format!("the TLS handshake was not done after {limit:?}");
+                    Err(Failure::new(Reason::HandshakeTimeout, detail))
+                }
+            };
+            route.record_handshake(started.elapsed(), result.as_ref().ok());
+            result
+        })
+    }
+}
+
+fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStream> {
+    let (dialer, pod, route) = (Arc::clone(dialer), Arc::clone(pod), Arc::clone(route));
+    Box::pin(async move {
+        let detail = format!("Service {} has no ready endpoint", route.target.service);
+        let mut failure = Failure::new(Reason::NoEndpoints, detail);
+        for address in route.upstream_addresses() {
+            let attempt = dial_one(&dialer, &pod, address);
+            match timeout(dialer.connect_timeout, attempt).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = Failure::connect(&error, address.0),
+                Err(_) => failure = Failure::connect(&io::ErrorKind::TimedOut.into(), address.0),
+            }
+        }
+        Err(failure)
+    })
+}
+
+async fn dial_one(
+    dialer: &Dialer,
+    pod: &Pod,
+    UpstreamAddr(address): UpstreamAddr,
+) -> io::Result<TcpStream> {
+    let socket = dialer.netns.run(&pod.netns, move || tcp_socket(address)).await?;
+    dialer.own_sockets.mark(&socket).map_err(io::Error::other)?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+    prepare(&stream)?;
+    Ok(stream)
+}
+
+/// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+

@@ -1,0 +1,178 @@
+//! Brings a compiled snapshot into force, in the order that never leaves a gap: a target is known to the proxy before
+//! the kernel turns connections to it, and leaves the kernel before it leaves the proxy.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::sync::watch;
+
+use crate::addr::OriginalDst;
+use crate::failure::{Failure, Reason};
+use crate::metrics::Metrics;
+use crate::policy::{Snapshot, Target};
+use crate::proxy::{Route, Routes};
+use crate::redirect::{Maps, TargetIds, address_key};
+use crate::tls::{TlsClient, TlsClients};
+
+/// How long the proxy still serves a target that left the kernel: connects may be under way.
+const RETIREMENT: Duration = Duration::from_secs(10);
+
+/// The one writer of TARGETS and IDS, and of the proxy's routes.
+pub struct Publisher {
+    epoch: u64,
+    ids: TargetIds,
+    published: BTreeMap<SocketAddr, Arc<Route>>,
+    retired: Vec<(Instant, Arc<Route>)>,
+    /// Who still goes by an id that was freed.
+    freed: HashMap<u32, Weak<Route>>,
+    tls: TlsClients,
+    metrics: Arc<Metrics>,
+    routes: watch::Sender<Arc<Routes>>,
+}
+
+impl Publisher {
+    /// Goes on from what is pinned.
+    pub fn new(maps: &Maps, epoch: u64, metrics: Arc<Metrics>) -> Self {
+        Self {
+            epoch,
+            ids: TargetIds::read(maps),
+            published: BTreeMap::new(),
+            retired: Vec::new(),
+            freed: HashMap::new(),
+            tls: TlsClients::default(),
+            metrics,
+            routes: watch::Sender::default(),
+        }
+    }
+
+    /// What the proxy follows.
+    pub fn routes(&self) -> watch::Receiver<Arc<Routes>> {
+        self.routes.subscribe()
+    }
+
+    /// Brings `snapshot` into force. After an error what was in force before still is, but for new ids.
+    ///
+    /// # Errors
+    /// When another agent owns the maps now, or a map is full.
+    pub fn publish(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> Result<()> {
+        ensure!(!self.superseded(maps)?, "another agent owns the maps now");
+        let next = self.build(maps, snapshot)?;
+        self.tls.retain(snapshot.targets.values().filter_map(|target| target.plan.as_ref().ok()));
+        let previous = std::mem::replace(&mut self.published, next);
+        let gone: Vec<_> = previous
+            .into_iter()
+            .filter(|(address, _)| !self.published.contains_key(address))
+            .collect();
+        let now = Instant::now();
+        self.retired.extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
+        self.send();
+        for (address, route) in &self.published {
+            maps.targets
+                .insert(address_key(*address), route.id, 0)
+                .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
+        }
+        self.remove_others(maps)?;
+        self.metrics.targets_published.set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Whether an agent of a later epoch has taken the maps over.
+    pub fn superseded(&self, maps: &Maps) -> Result<bool> {
+        Ok(maps.epoch()? != self.epoch)
+    }
+
+    /// Forgets targets that left the kernel a while ago. To be called now and then.
+    pub fn expire_retired(&mut self) {
+        let before = self.retired.len();
+        let (metrics, freed) = (&self.metrics, &mut self.freed);
+        let published = &self.published;
+        self.retired.retain(|(since, route)| {
+            let keep = since.elapsed() < RETIREMENT;
+            if !keep {
+                freed.insert(route.id, Arc::downgrade(route));
+                let same_port = |other: &Arc<Route>| {
+                    other.target.service == route.target.service
+                        && other.target.port == route.target.port
+                };
+                if !published.values().any(same_port) {
+                    let service = &route.target.service;
+                    metrics.forget(&service.namespace, &service.name, route.target.port);
+                }
+            }
+            keep
+        });
+        if self.retired.len() != before {
+            self.send();
+        }
+    }
+
+    fn build(
+        &mut self,
+        maps: &mut Maps,
+        snapshot: &Snapshot,
+    ) -> Result<BTreeMap<SocketAddr, Arc<Route>>> {
+        let mut routes = BTreeMap::new();
+        for (address, target) in &snapshot.targets {
+            let route = match self.published.get(address) {
+                Some(route) if route.target == *target => Arc::clone(route),
+                _ => self.build_route(maps, *address, target)?,
+            };
+            routes.insert(*address, route);
+        }
+        Ok(routes)
+    }
+
+    fn build_route(
+        &mut self,
+        maps: &mut Maps,
+        address: SocketAddr,
+        target: &Arc<Target>,
+    ) -> Result<Arc<Route>> {
+        let freed = &self.freed;
+        let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
+        let id = self.ids.allocate(maps, address_key(address), in_use)?;
+        let service = &target.service;
+        let metrics = self.metrics.target(&service.namespace, &service.name, target.port);
+        let (original_dst, target) = (OriginalDst(address), Arc::clone(target));
+        let tls = self.tls_client(&target);
+        Ok(Arc::new(Route::new(id, original_dst, target, tls, metrics)))
+    }
+
+    fn tls_client(&self, target: &Target) -> Result<Arc<TlsClient>, Failure> {
+        match &target.plan {
+            Ok(origination) => self.tls.get_or_create(origination),
+            Err(refusal) => {
+                let detail =
+                    format!("policy {}: {}: {}", target.policy, refusal.reason, refusal.message);
+                Err(Failure::new(Reason::PolicyRefused, detail))
+            }
+        }
+    }
+
+    /// Also what an earlier agent left in the map.
+    fn remove_others(&mut self, maps: &mut Maps) -> Result<()> {
+        let ours: HashMap<_, _> =
+            self.published.iter().map(|(address, route)| (address_key(*address), route.id)).collect();
+        let others: Vec<_> = maps
+            .targets
+            .iter()
+            .flatten()
+            .filter(|(key, id)| *id != nodetls_ebpf::CANARY_ID && !ours.contains_key(key))
+            .collect();
+        for (key, _) in others {
+            maps.targets.remove(&key)?;
+            self.ids.free(maps, key)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self) {
+        let retired = self.retired.iter().map(|(_, route)| route);
+        // A published route comes last: it wins over a retired one of the same id.
+        let by_id = retired.chain(self.published.values()).map(|route| (route.id, Arc::clone(route)));
+        self.routes.send_replace(Arc::new(Routes { by_id: by_id.collect() }));
+    }
+}

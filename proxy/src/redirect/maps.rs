@@ -1,0 +1,164 @@
+//! Typed access to the pinned maps.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
+use nodetls_ebpf::{Address, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode};
+
+pub(super) const NAMES: [&str; 6] = [
+    "TARGETS",
+    "IDS",
+    "PODS",
+    "OWN_SOCKETS",
+    "EPOCH",
+    "COUNTERS",
+];
+
+/// (name, key size, value size, maximum entries) of the pinned maps that hold state.
+const LAYOUTS: [(&str, usize, usize, u32); 5] = [
+    ("TARGETS", size_of::<Address>(), 4, MAX_TARGETS),
+    ("IDS", 4, size_of::<IdEntry>(), MAX_IDS),
+    ("PODS", 8, 4, MAX_PODS),
+    ("EPOCH", 4, 8, 1),
+    ("COUNTERS", 4, 8, Event::ALL.len() as u32),
+];
+
+/// The maps that one agent, the one of the newest epoch, writes.
+pub struct Maps {
+    /// Targeted address → target id.
+    pub targets: HashMap<MapData, Address, u32>,
+    /// Target id → address.
+    pub ids: HashMap<MapData, u32, IdEntry>,
+    /// Netns cookie → mode.
+    pub pods: PodModes,
+    /// One counter for each `Event`, per CPU.
+    pub counters: PerCpuArray<MapData, u64>,
+    /// Marks the agent's own sockets.
+    pub own_sockets: Arc<OwnSockets>,
+    epoch: Array<MapData, u64>,
+}
+
+/// PODS.
+pub struct PodModes(HashMap<MapData, u64, u32>);
+
+/// OWN_SOCKETS.
+pub struct OwnSockets(Mutex<SkStorage<MapData, u32>>);
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self> {
+        let mut take = |name: &str| {
+            programs
+                .take_map(name)
+                .with_context(|| format!("the eBPF object lacks the map {name}"))
+        };
+        Ok(Self {
+            targets: take("TARGETS")?.try_into()?,
+            ids: take("IDS")?.try_into()?,
+            pods: PodModes(take("PODS")?.try_into()?),
+            counters: take("COUNTERS")?.try_into()?,
+            own_sockets: Arc::new(OwnSockets(Mutex::new(take("OWN_SOCKETS")?.try_into()?))),
+            epoch: take("EPOCH")?.try_into()?,
+        })
+    }
+
+    /// Takes the next epoch: from here on the agent before us must not write.
+    pub fn take_epoch(&mut self) -> Result<u64> {
+        let epoch = self.epoch()? + 1;
+        self.epoch.set(0, epoch, 0)?;
+        Ok(epoch)
+    }
+
+    /// The epoch of the agent that owns the maps.
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(self.epoch.get(&0, 0)?)
+    }
+
+    /// How often `event` happened, on all CPUs.
+    pub fn count(&self, event: Event) -> u64 {
+        let index = event as u32;
+        self.counters
+            .get(&index, 0)
+            .map_or(0, |values| values.iter().sum())
+    }
+}
+
+impl PodModes {
+    /// Sets what happens to connects of the netns with this cookie.
+    pub fn set(&mut self, cookie: u64, mode: Mode) -> Result<()> {
+        Ok(self.0.insert(cookie, mode as u32, 0)?)
+    }
+
+    /// Forgets a netns: its connects to targets are refused from here on.
+    pub fn remove(&mut self, cookie: u64) {
+        // Gone already is fine.
+        let _ = self.0.remove(&cookie);
+    }
+
+    /// The netns that have an entry.
+    pub fn cookies(&self) -> Vec<u64> {
+        self.0.keys().flatten().collect()
+    }
+}
+
+impl OwnSockets {
+    /// Marks a socket as the agent's own, so that its connect is not turned back to the agent.
+    pub fn mark(&self, socket: &impl AsRawFd) -> Result<()> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(map.insert(socket, 1, 0)?)
+    }
+}
+
+/// The key under which a dialled address is found in TARGETS.
+pub fn address_key(address: SocketAddr) -> Address {
+    let octets = match address {
+        SocketAddr::V4(v4) => v4.ip().to_ipv6_mapped().octets(),
+        SocketAddr::V6(v6) => v6.ip().octets(),
+    };
+    let word = |i: usize| {
+        u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]])
+    };
+    Address {
+        ip: [word(0), word(4), word(8), word(12)],
+        port: u32::from(address.port().to_be()),
+    }
+}
+
+/// Refuses pinned maps of another shape: misread state would be worse than none.
+pub(super) fn check_layout(programs: &Ebpf) -> Result<()> {
+    for (name, key, value, entries) in LAYOUTS {
+        let map = programs
+            .map(name)
+            .with_context(|| format!("the eBPF object lacks the map {name}"))?;
+        let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data)) = map else {
+            anyhow::bail!("the map {name} is of another type");
+        };
+        let info = data.info()?;
+        ensure!(
+            (info.key_size(), info.value_size(), info.max_entries())
+                == (key as u32, value as u32, entries),
+            "the pinned map {name} has another layout than {LAYOUT}: it was left by another version; remove the \
+             directory of pins (traffic to targeted Services is refused or bypassed until the agent is back)"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn both_families_share_one_key() {
+        let v4 = address_key("10.96.0.10:443".parse().unwrap());
+        let ip = u32::from_ne_bytes([10, 96, 0, 10]);
+        assert_eq!(v4, Address::v4(ip, u32::from(443_u16.to_be())));
+        assert_eq!(v4, address_key("[::ffff:10.96.0.10]:443".parse().unwrap()));
+        assert!(!address_key("[fd00::1]:443".parse().unwrap()).is_v4());
+    }
+}

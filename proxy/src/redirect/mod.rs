@@ -1,0 +1,26 @@
+//! The kernel's half: programs that turn connects to the proxy, and the pinned maps they read.
+//!
+//! Everything is pinned, so that it outlives the agent: without one, a redirected connect is refused.
+
+mod canary;
+mod ids;
+mod lookup;
+mod maps;
+mod programs;
+mod view;
+
+pub use canary::run_child as run_canary_child;
+pub use ids::TargetIds;
+pub use lookup::{Lookup, remove_stale};
+pub use maps::{Maps, OwnSockets, PodModes, address_key};
+pub use programs::{Redirect, default_cgroup};
+pub use view::EbpfView;
+
+/// The eBPF objects, embedded by build.rs; empty in a build without a BPF toolchain.
+mod objects {
+    use aya::include_bytes_aligned;
+
+    pub(super) static CONNECT: &[u8] =
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/connect.o"));
+    pub(super) static LOOKUP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lookup.o"));
+}

@@ -1,0 +1,53 @@
+//! What the programs counted and how full their maps are, for a scrape; reads the pins, and changes nothing.
+
+use std::path::Path;
+
+use anyhow::Result;
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use nodetls_ebpf::{Address, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
+
+use crate::metrics::{Connects, EbpfStats, MapUse};
+
+/// Read access to the pinned maps.
+pub struct EbpfView {
+    counters: PerCpuArray<MapData, u64>,
+    targets: HashMap<MapData, Address, u32>,
+    ids: HashMap<MapData, u32, IdEntry>,
+    pods: HashMap<MapData, u64, u32>,
+}
+
+impl EbpfView {
+    /// Opens the maps pinned below `pins`.
+    pub fn open(pins: &Path) -> Result<Self> {
+        let open = |name: &str| MapData::from_pin(pins.join("maps").join(name));
+        Ok(Self {
+            counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
+            targets: Map::HashMap(open("TARGETS")?).try_into()?,
+            ids: Map::HashMap(open("IDS")?).try_into()?,
+            pods: Map::HashMap(open("PODS")?).try_into()?,
+        })
+    }
+
+    /// Everything, now.
+    pub fn stats(&self) -> EbpfStats {
+        let connects = Event::ALL.iter().map(|event| {
+            let (outcome, reason) = event.labels();
+            let values = self.counters.get(&(*event as u32), 0);
+            let count = values.map_or(0, |values| values.iter().sum());
+            Connects { outcome, reason, count }
+        });
+        let map = |map, entries: usize, max_entries: u32| MapUse {
+            map,
+            entries: entries as u64,
+            max_entries: max_entries.into(),
+        };
+        EbpfStats {
+            connects: connects.collect(),
+            maps: vec![
+                map("targets", self.targets.keys().count(), MAX_TARGETS),
+                map("ids", self.ids.keys().count(), MAX_IDS),
+                map("pods", self.pods.keys().count(), MAX_PODS),
+            ],
+        }
+    }
+}

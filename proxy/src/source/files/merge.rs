@@ -1,0 +1,87 @@
+//! The objects of many files as one set.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::{FileError, Tracked};
+use crate::policy::{ObjectName, Objects};
+
+/// The file that each object comes from.
+pub(super) type Owners = BTreeMap<(&'static str, ObjectName), OsString>;
+
+/// Joins the objects of all files. One that stands in two comes from the file that had it before (`owners`), else from
+/// the one that sorts first; the other file gets an error.
+pub(super) fn merge(
+    dir: &Path,
+    files: &BTreeMap<OsString, Tracked>,
+    owners: &mut Owners,
+) -> (Objects, Vec<FileError>) {
+    let mut merge = Merge {
+        dir,
+        files,
+        before: owners,
+        owners: Owners::new(),
+        errors: vec![],
+    };
+    let objects = Objects {
+        services: merge.kind("Service", |objects| &objects.services),
+        endpoint_slices: merge.kind("EndpointSlice", |objects| &objects.endpoint_slices),
+        config_maps: merge.kind("ConfigMap", |objects| &objects.config_maps),
+        policies: merge.kind("BackendTLSPolicy", |objects| &objects.policies),
+    };
+    let Merge {
+        owners: now,
+        errors,
+        ..
+    } = merge;
+    *owners = now;
+    (objects, errors)
+}
+
+struct Merge<'a> {
+    dir: &'a Path,
+    files: &'a BTreeMap<OsString, Tracked>,
+    before: &'a Owners,
+    owners: Owners,
+    errors: Vec<FileError>,
+}
+
+impl Merge<'_> {
+    fn kind<T: Clone>(
+        &mut self,
+        kind: &'static str,
+        of: fn(&Objects) -> &BTreeMap<ObjectName, T>,
+    ) -> BTreeMap<ObjectName, T> {
+        let mut claims: BTreeMap<&ObjectName, Vec<(&OsString, &T)>> = BTreeMap::new();
+        for (file, tracked) in self.files {
+            for (name, object) in of(&tracked.objects) {
+                claims.entry(name).or_default().push((file, object));
+            }
+        }
+        let mut objects = BTreeMap::new();
+        for (name, mut claims) in claims {
+            let key = (kind, name.clone());
+            let before = self.before.get(&key);
+            let owner = claims
+                .iter()
+                .position(|(file, _)| Some(*file) == before)
+                .unwrap_or(0);
+            let (owner, object) = claims.remove(owner);
+            for (file, _) in claims {
+                self.errors.push(FileError {
+                    file: self.dir.join(file),
+                    document: None,
+                    object: Some(format!("{kind} {name}")),
+                    cause: format!(
+                        "stands also in {}, which stays in force; remove one of the two",
+                        self.dir.join(owner).display()
+                    ),
+                });
+            }
+            objects.insert(name.clone(), object.clone());
+            self.owners.insert(key, owner.clone());
+        }
+        objects
+    }
+}

@@ -1,0 +1,155 @@
+//! One file of Kubernetes manifests, as `kubectl apply -f` takes it: YAML or JSON, many documents, `kind: List`.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::policy::{ObjectName, Objects};
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Manifest {
+    /// The objects that could be read.
+    pub(super) objects: Objects,
+    /// The documents that could not.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Why a document (or an item of a List) was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// From 1; empty documents don't count.
+    pub(super) document: usize,
+    /// `Kind namespace/name`, as far as known.
+    pub(super) object: Option<String>,
+    /// What is wrong.
+    pub(super) cause: String,
+}
+
+/// Reads a file. Never fails as a whole: what is good is in `objects`, the rest in `problems`.
+pub(super) fn parse(mut bytes: &[u8]) -> Manifest {
+    let mut manifest = Manifest::default();
+    // No snippets: an error must not quote a Secret that stands in the same file.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let documents = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options);
+    for (document, value) in (1..).zip(documents) {
+        match value {
+            Ok(value) => manifest.add(document, value),
+            Err(error) => manifest.refuse(document, None, error.to_string()),
+        }
+    }
+    manifest
+}
+
+impl Manifest {
+    fn refuse(&mut self, document: usize, object: Option<String>, cause: String) {
+        self.problems.push(Problem {
+            document,
+            object,
+            cause,
+        });
+    }
+
+    fn add(&mut self, document: usize, mut value: Value) {
+        let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if api_version.is_empty() || kind.is_empty() {
+            let cause = "apiVersion and kind must be strings; this is not a Kubernetes object";
+            return self.refuse(document, None, cause.to_owned());
+        }
+        if (api_version.as_str(), kind.as_str()) == ("v1", "List") {
+            return self.add_items(document, value["items"].take());
+        }
+        let Some(store) = store(&api_version, &kind) else {
+            return tracing::debug!(document, api_version, kind, "not a kind that matters here");
+        };
+        match name(&mut value) {
+            Err(cause) => self.refuse(document, Some(kind), cause.to_owned()),
+            Ok(name) => {
+                let object = format!("{kind} {name}");
+                if let Err(cause) = store(&mut self.objects, name, value) {
+                    self.refuse(document, Some(object), cause);
+                }
+            }
+        }
+    }
+
+    fn add_items(&mut self, document: usize, items: Value) {
+        match items {
+            // The parser bounds the depth, so Lists of Lists end.
+            Value::Array(items) => items.into_iter().for_each(|item| self.add(document, item)),
+            Value::Null => {}
+            _ => {
+                let cause = "items must be a list of objects";
+                self.refuse(document, Some("List".to_owned()), cause.to_owned());
+            }
+        }
+    }
+}
+
+/// How an object gets from a document into its place.
+type Store = fn(&mut Objects, ObjectName, Value) -> Result<(), String>;
+
+/// `None` for a kind that does not matter here.
+fn store(api_version: &str, kind: &str) -> Option<Store> {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    match (api_version, kind) {
+        ("v1", "Service") => Some(|to, name, value| insert(&mut to.services, name, value)),
+        ("v1", "ConfigMap") => Some(|to, name, value| insert(&mut to.config_maps, name, value)),
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            Some(|to, name, value| insert(&mut to.endpoint_slices, name, value))
+        }
+        (
+            "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha3",
+            "BackendTLSPolicy",
+        ) => Some(|to, name, value| insert(&mut to.policies, name, value)),
+        // To skip a policy because of a slip in its head would be plaintext.
+        _ if kind.eq_ignore_ascii_case("BackendTLSPolicy") => {
+            Some(|_, _, _| wrong_head("gateway.networking.k8s.io/v1", "BackendTLSPolicy"))
+        }
+        (_, "EndpointSlice") => Some(|_, _, _| wrong_head("discovery.k8s.io/v1", "EndpointSlice")),
+        (_, "Service") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Service")),
+        (_, "ConfigMap") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "ConfigMap")),
+        _ => None,
+    }
+}
+
+fn wrong_head(api_version: &str, kind: &str) -> Result<(), String> {
+    Err(format!(
+        "its apiVersion or kind is unknown; write apiVersion: {api_version}, kind: {kind}"
+    ))
+}
+
+/// Reads the name, and writes the default namespace into the object where it has none.
+fn name(value: &mut Value) -> Result<ObjectName, &'static str> {
+    let metadata = &mut value["metadata"];
+    let name = match metadata["name"].as_str() {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => return Err("metadata.name must be a string that is not empty"),
+    };
+    if matches!(metadata["namespace"].as_str(), None | Some("")) {
+        if !matches!(&metadata["namespace"], Value::Null | Value::String(_)) {
+            return Err("metadata.namespace must be a string");
+        }
+        metadata["namespace"] = json!("default");
+    }
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    Ok(ObjectName::new(namespace, name))
+}
+
+fn insert<T: DeserializeOwned>(
+    objects: &mut BTreeMap<ObjectName, T>,
+    name: ObjectName,
+    value: Value,
+) -> Result<(), String> {
+    if objects.contains_key(&name) {
+        return Err("stands twice in this file; remove one".to_owned());
+    }
+    let object = serde_path_to_error::deserialize(value).map_err(|error| error.to_string())?;
+    objects.insert(name, object);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! Where Kubernetes objects come from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::policy::Objects;
+
+mod files;
+mod look;
+mod manifest;
+
+pub use files::Files;
+
+/// The objects as they are now, and what could not be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// Every object in force.
+    pub objects: Objects,
+    /// What was refused, in the order of the file names.
+    pub errors: Vec<FileError>,
+}
+
+/// Something in a directory of manifests that was refused. Display is one line that names the cure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    /// The file; or the directory, when that can't be read.
+    pub file: PathBuf,
+    /// The document in it, from 1; empty documents don't count.
+    pub document: Option<usize>,
+    /// `Kind namespace/name`, when the document says so much.
+    pub object: Option<String>,
+    /// What is wrong, and what follows from it.
+    pub cause: String,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(document) = self.document {
+            write!(f, ", document {document}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ", {object}")?;
+        }
+        // Parsers speak in several lines.
+        let words: Vec<&str> = self.cause.split_whitespace().collect();
+        write!(f, ": {}", words.join(" "))
+    }
+}
+
+impl std::error::Error for FileError {}

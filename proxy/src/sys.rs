@@ -1,0 +1,94 @@
+//! The few system calls that no library we use wraps. With the allocator's, the only unsafe code in user space.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The cookie of the network namespace that `socket` belongs to: unforgeable and never used again (kernel 5.14).
+pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals of the lengths given.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    }
+    .into())?;
+    Ok(cookie)
+}
+
+/// How many bytes of a TCP socket's send queue the peer has not acknowledged yet (tcp(7), SIOCOUTQ).
+pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the pointer is to a local of the type that this ioctl writes.
+    check(
+        unsafe {
+            libc::ioctl(
+                socket.as_fd().as_raw_fd(),
+                libc::TIOCOUTQ as _,
+                &raw mut bytes,
+            )
+        }
+        .into(),
+    )?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Opens what is pinned at `path` on a bpffs.
+pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Attr {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute is of the size given and its path lives until the call returns.
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Attr>())
+    })?;
+    // SAFETY: the kernel just gave us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Replaces the program of an attached link, keeping its position: no packet or connect sees neither.
+pub fn bpf_link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let attr = Attr {
+        link: link.as_fd().as_raw_fd() as u32,
+        program: program.as_fd().as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: the attribute is of the size given.
+    check(unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attr, size_of::<Attr>())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! A TLS client per policy, with its own sessions.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::error::{Stage, failure_from_io, may_mean_no_certificate, no_client_certificate};
+use super::identity::server_name;
+use super::verifier::Verifier;
+use crate::failure::{Failure, Reason};
+use crate::policy::Origination;
+
+/// One for all clients: its tables are the same for every policy.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+
+tokio::task_local! {
+    /// Whether the server of the handshake that this task runs has asked for a client certificate.
+    static CERTIFICATE_REQUESTED: Cell<bool>;
+}
+
+/// The application protocol to offer (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// `http/1.1`; a server that selects none will do.
+    Http11,
+    /// `h2`; a server that does not select it is a failure.
+    H2,
+    /// No ALPN extension.
+    None,
+}
+
+/// A TLS client for one [`Origination`]. Sessions are resumed within it, per ALPN, and never outside of it.
+#[derive(Debug)]
+pub struct TlsClient {
+    server_name: ServerName<'static>,
+    http11: Arc<ClientConfig>,
+    h2: Arc<ClientConfig>,
+    none: Arc<ClientConfig>,
+}
+
+impl TlsClient {
+    /// Fails with `PolicyRefused` on a hostname that is no DNS name or a CA bundle without a usable certificate.
+    pub fn new(origination: &Origination) -> Result<Self, Failure> {
+        let algorithms = PROVIDER.signature_verification_algorithms;
+        let verifier = Arc::new(Verifier::new(origination, algorithms)?);
+        Ok(Self {
+            server_name: server_name(&origination.hostname)?,
+            http11: config(&verifier, &[b"http/1.1"])?,
+            h2: config(&verifier, &[b"h2"])?,
+            none: config(&verifier, &[])?,
+        })
+    }
+
+    /// Opens TLS on `io`. Sets no time limit: wrap it in a timeout.
+    pub async fn handshake<IO>(&self, io: IO, alpn: Alpn) -> Result<TlsStream<IO>, Failure>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = match alpn {
+            Alpn::Http11 => &self.http11,
+            Alpn::H2 => &self.h2,
+            Alpn::None => &self.none,
+        };
+        let connect = TlsConnector::from(Arc::clone(config)).connect(self.server_name.clone(), io);
+        let watched = async {
+            connect.await.map_err(|error| {
+                if CERTIFICATE_REQUESTED.with(Cell::get) && may_mean_no_certificate(&error) {
+                    no_client_certificate()
+                } else {
+                    failure_from_io(&error, Stage::Handshake)
+                }
+            })
+        };
+        let stream = CERTIFICATE_REQUESTED
+            .scope(Cell::new(false), watched)
+            .await?;
+        if alpn == Alpn::H2 && stream.get_ref().1.alpn_protocol().is_none() {
+            return Err(Failure::new(
+                Reason::NoCommonParameters,
+                "the client speaks HTTP/2, but the server does not select it (ALPN h2)",
+            ));
+        }
+        Ok(stream)
+    }
+}
+
+fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Failure> {
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| Failure::new(Reason::Internal, error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+        .with_client_cert_resolver(Arc::new(NoClientCertificate));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    // A client has one server name, for which rustls keeps up to 8 tickets.
+    config.resumption = Resumption::in_memory_sessions(8);
+    Ok(Arc::new(config))
+}
+
+/// Has no certificate, but notes that one was asked for: TLS 1.2 servers then fail with the alert of a dozen causes.
+#[derive(Debug)]
+struct NoClientCertificate;
+
+impl ResolvesClientCert for NoClientCertificate {
+    fn resolve(&self, _issuers: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Outside of `handshake` there is nobody to tell.
+        let _ = CERTIFICATE_REQUESTED.try_with(|requested| requested.set(true));
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// The clients in use. Policies with equal inputs share one; a change of CA bundle or names gets a new one, so that a
+/// session made under a removed CA can't be resumed.
+#[derive(Debug, Default)]
+pub struct TlsClients {
+    clients: Mutex<HashMap<Key, Arc<TlsClient>>>,
+}
+
+impl TlsClients {
+    /// The client for this policy input; cheap enough to ask per connection. Errors as [`TlsClient::new`].
+    pub fn get_or_create(&self, origination: &Arc<Origination>) -> Result<Arc<TlsClient>, Failure> {
+        let key = Key(Arc::clone(origination));
+        let mut clients = self.lock();
+        if let Some(client) = clients.get(&key) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(TlsClient::new(origination)?);
+        clients.insert(key, Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Forgets the clients, and with them the sessions, of every input that is not in `live`. For each new snapshot.
+    pub fn retain<'a>(&self, live: impl IntoIterator<Item = &'a Arc<Origination>>) {
+        let live: HashSet<_> = live.into_iter().map(|o| Key(Arc::clone(o))).collect();
+        self.lock().retain(|key, _| live.contains(key));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<TlsClient>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Equal by value, but hashed without the CA bundle: it may hold hundreds of certificates, and `Arc` compares those
+/// by pointer first.
+#[derive(Debug, PartialEq, Eq)]
+struct Key(Arc<Origination>);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hostname.hash(state);
+        self.0.subject_alt_names.hash(state);
+    }
+}

@@ -1,0 +1,17 @@
+//! TLS to the server: a client configuration per policy, the certificate verifier, session resumption, and why a
+//! handshake or a stream failed.
+
+mod client;
+mod describe;
+mod error;
+mod identity;
+mod session;
+mod system;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use client::{Alpn, TlsClient, TlsClients};
+pub use error::{Stage, failure_from_io};
+pub use session::Session;
+pub use system::{SystemRoots, system_roots};

@@ -1,0 +1,56 @@
+//! What a handshake has negotiated.
+
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use tokio_rustls::client::TlsStream;
+
+/// What was negotiated, in labels of bounded number for log and metrics. `none` where nothing was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The IANA name of the cipher suite.
+    pub cipher_suite: &'static str,
+    /// The key exchange group, such as `X25519MLKEM768`; `none` for a resumed TLS 1.2 session.
+    pub group: &'static str,
+    /// `h2`, `http/1.1` or `none`.
+    pub alpn: &'static str,
+    /// Whether an earlier session was resumed, so that no certificate was sent.
+    pub resumed: bool,
+}
+
+impl Session {
+    /// The session of an established stream.
+    pub fn of<IO>(stream: &TlsStream<IO>) -> Self {
+        let connection = stream.get_ref().1;
+        Self {
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "none",
+            },
+            cipher_suite: connection
+                .negotiated_cipher_suite()
+                .map_or("none", |suite| cipher_suite(suite.suite())),
+            group: connection
+                .negotiated_key_exchange_group()
+                .and_then(|group| group.name().as_str())
+                .unwrap_or("none"),
+            alpn: match connection.alpn_protocol() {
+                Some(b"h2") => "h2",
+                Some(b"http/1.1") => "http/1.1",
+                _ => "none",
+            },
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+/// rustls says `TLS13_…` where IANA says `TLS_…`.
+fn cipher_suite(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("none"),
+    }
+}

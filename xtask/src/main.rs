@@ -1,0 +1,60 @@
+//! nodetls' development tasks, run as `cargo xtask TASK`.
+
+mod demo;
+mod ebpf;
+mod interrupt;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask demo          see it work: plaintext in, verified TLS out (needs root)
+  cargo xtask demo --keep   the same, left running to try things
+  cargo xtask test          everything CI checks (needs root)
+  cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
+
+/// nodetls' development tasks.
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the other tasks need; Debian or Ubuntu as root, elsewhere it prints the commands
+    Setup,
+    /// Build the eBPF programs into target/bpf/, from where `cargo build` embeds them
+    BuildEbpf,
+    /// Show the main path on this machine: a plain curl, a TLS server, the wire between them
+    Demo {
+        /// Leave it running, and say what to type next
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run all checks and tests, the privileged ones too
+    Test,
+}
+
+fn main() -> ExitCode {
+    let task = Cli::parse().task;
+    let result = interrupt::catch().and_then(|()| match task {
+        Task::Setup => setup::run(setup::For::Test),
+        Task::BuildEbpf => ebpf::build(),
+        Task::Demo { keep } => demo::run(keep),
+        Task::Test => test::run(),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Installs what the other tasks need.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ebpf::Toolchain;
+use crate::sh;
+
+/// Which task the machine is made ready for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum For {
+    Demo,
+    Test,
+}
+
+/// Programs and the Debian packages that have them.
+const DEMO_TOOLS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("tcpdump", "tcpdump"),
+    ("openssl", "openssl"),
+    ("curl", "curl"),
+];
+const TEST_TOOLS: [(&str, &str); 1] = [("nginx", "nginx-light")];
+
+/// Debian's BPF compiler, and what it takes to build bpf-linker for its LLVM.
+const DEBIAN_TOOLCHAIN: &str = "rustc-web cargo-web libstd-rust-web-dev-bpf rust-web-llvm \
+    llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev";
+const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
+/// The workspace's `rust-version`, which Debian's compiler must reach too: (major, minor).
+const RUST_VERSION: (u32, u32) = (1, 95);
+
+/// What this machine lacks.
+struct Missing {
+    packages: Vec<&'static str>,
+    /// The BPF compiler or bpf-linker.
+    toolchain: bool,
+    cargo_deny: bool,
+    bpffs: bool,
+}
+
+impl Missing {
+    fn find(task: For) -> Self {
+        let test = task == For::Test;
+        let tools = DEMO_TOOLS.iter().chain(TEST_TOOLS.iter().filter(|_| test));
+        Self {
+            packages: tools
+                .filter(|(program, _)| sh::find(program).is_none())
+                .map(|(_, package)| *package)
+                .collect(),
+            toolchain: !has("bpf-linker", BPF_LINKER) || Toolchain::installed().is_none(),
+            cargo_deny: test && !has("cargo-deny", CARGO_DENY),
+            bpffs: !bpffs_mounted(),
+        }
+    }
+
+    fn nothing(&self) -> bool {
+        self.packages.is_empty() && !self.toolchain && !self.cargo_deny && !self.bpffs
+    }
+
+    /// The commands that install it.
+    fn plan(&self, apt: bool) -> Vec<Command> {
+        let mut plan = Vec::new();
+        let debian_toolchain = self.toolchain && apt && debian_has_toolchain();
+        let mut packages = self.packages.join(" ");
+        if debian_toolchain {
+            packages = format!("{packages} {DEBIAN_TOOLCHAIN}");
+        }
+        if !packages.is_empty() {
+            let install = "install --yes --no-install-recommends --no-remove";
+            let mut apt_get = sh::command("apt-get", &format!("{install} {packages}"));
+            apt_get.env("DEBIAN_FRONTEND", "noninteractive");
+            plan.push(apt_get);
+        }
+        if self.packages.contains(&"nginx-light") && Path::new("/run/systemd/system").exists() {
+            plan.push(sh::command("systemctl", "disable nginx")); // the tests start their own
+        }
+        if debian_toolchain {
+            plan.push(build_bpf_linker());
+        } else if self.toolchain {
+            plan.push(sh::command(
+                "rustup",
+                "toolchain install nightly --component rust-src",
+            ));
+            // Its own advice: a source build needs the very LLVM that nightly has.
+            plan.push(sh::command("cargo", "install cargo-binstall --locked"));
+            let linker = format!("binstall --no-confirm bpf-linker@{BPF_LINKER}");
+            plan.push(sh::command("cargo", &linker));
+        }
+        if self.cargo_deny {
+            let install = format!("install cargo-deny --version {CARGO_DENY} --locked");
+            plan.push(sh::command("cargo", &install));
+        }
+        if self.bpffs {
+            plan.push(sh::command("mount", "-t bpf bpf /sys/fs/bpf"));
+        }
+        plan
+    }
+}
+
+/// Installs what `task` needs and this machine lacks, showing each command before it runs.
+///
+/// # Errors
+/// Not Debian or Ubuntu, or not root: the commands are printed instead. A command that fails.
+pub(crate) fn run(task: For) -> Result<()> {
+    let missing = Missing::find(task);
+    if missing.nothing() {
+        return Ok(());
+    }
+    let apt = sh::find("apt-get").is_some();
+    let here = apt && is_root();
+    if here && (missing.toolchain || !missing.packages.is_empty()) {
+        // On a new machine apt knows no package before this.
+        sh::show_and_run(&mut sh::command("apt-get", "update"))?;
+    }
+    let mut plan = missing.plan(apt);
+    if !here {
+        println!("Missing on this machine; as root, on Debian or Ubuntu, these install it:");
+        for command in &plan {
+            println!("  {}", sh::line(command));
+        }
+        bail!("setup needs root on Debian or Ubuntu; elsewhere run the like of the commands above");
+    }
+    let _quiet = NoServices::new()?;
+    for command in &mut plan {
+        sh::show_and_run(command)?;
+    }
+    let missing = Missing::find(task);
+    if !missing.nothing() {
+        bail!("the commands ran, yet something is missing still; run `cargo xtask setup` again");
+    }
+    Ok(())
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether a BPF file system is mounted where links and maps are pinned.
+pub(crate) fn bpffs_mounted() -> bool {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11; // linux/magic.h
+    rustix::fs::statfs("/sys/fs/bpf").is_ok_and(|fs| fs.f_type as u64 == BPF_FS_MAGIC)
+}
+
+fn has(program: &str, version: &str) -> bool {
+    let Some(path) = sh::find(program) else {
+        return false;
+    };
+    let said = sh::output(&mut sh::command(path, "--version"));
+    said.is_ok_and(|said| said.split_whitespace().any(|word| word == version))
+}
+
+/// Whether apt would install a BPF compiler that is new enough, and remove nothing for it.
+fn debian_has_toolchain() -> bool {
+    let conflict = ["rustc", "rustup"].iter().any(|package| {
+        let mut query = sh::command(
+            "dpkg-query",
+            &format!("-W -f ${{db:Status-Status}} {package}"),
+        );
+        sh::output(&mut query).is_ok_and(|status| status == "installed")
+    });
+    let new_enough = candidate("libstd-rust-web-dev-bpf").is_some_and(|version| {
+        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= RUST_VERSION
+    });
+    !conflict && new_enough && candidate("llvm-22-dev").is_some()
+}
+
+/// The version that apt would install.
+fn candidate(package: &str) -> Option<String> {
+    let policy = sh::output(&mut sh::command("apt-cache", &format!("policy {package}"))).ok()?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// bpf-linker reads the compiler's bitcode, so it must be built for the compiler's LLVM.
+fn build_bpf_linker() -> Command {
+    let install = format!(
+        "install bpf-linker --version {BPF_LINKER} --locked --no-default-features --features llvm-22"
+    );
+    let mut cargo = sh::command("/usr/bin/cargo", &install);
+    cargo
+        .env("LLVM_PREFIX", "/usr/lib/llvm-22")
+        .env("RUSTC", "/usr/bin/rustc");
+    cargo.env_remove("RUSTUP_TOOLCHAIN");
+    cargo
+}
+
+/// While it lives, packages start no service when they are installed (invoke-rc.d(8)).
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn new() -> Result<Self> {
+        let ours = !Path::new(Self::POLICY).exists();
+        if ours {
+            const FORBIDDEN: &str =
+                "#!/bin/sh\n# Of `cargo xtask setup`, while it runs.\nexit 101\n";
+            fs::write(Self::POLICY, FORBIDDEN).context(Self::POLICY)?;
+            fs::set_permissions(Self::POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(Self::POLICY);
+        }
+    }
+}
