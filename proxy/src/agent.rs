@@ -80,7 +80,9 @@ pub struct Options {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -91,18 +93,24 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub fn run(options: Options) -> Result<()> {
     init_logging(options.log_format, &options.log)?;
     raise_fd_limit();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let mut agent = Agent::start(options).await?;
-        let result = agent.follow().await;
-        agent.drain().await;
-        result
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let mut agent = Agent::start(options).await?;
+            let result = agent.follow().await;
+            agent.drain().await;
+            result
+        })
 }
 
 /// Every connection takes two descriptors; the soft limit is for programs that use select(2).
 fn raise_fd_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files can't be raised");
     }
@@ -129,15 +137,22 @@ impl Agent {
     async fn start(options: Options) -> Result<Self> {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
-        let pending = ["programs attached", "network namespaces enrolled", "targets published"]
-            .map(|name| readiness.task(name));
+        let pending = [
+            "programs attached",
+            "network namespaces enrolled",
+            "targets published",
+        ]
+        .map(|name| readiness.task(name));
         let [attached, enrolled, published] = pending;
         let stop_admin = CancellationToken::new();
         let listener = TcpListener::bind(options.admin)
             .await
             .with_context(|| format!("--admin {}: can't listen", options.admin))?;
         tracing::info!(address = %listener.local_addr()?, "admin");
-        let state = AdminState { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
+        let state = AdminState {
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+        };
         tokio::spawn(admin::serve(listener, Arc::new(state), stop_admin));
 
         let (files, update) = Files::load(&options.manifests).await?;
@@ -229,14 +244,17 @@ impl Agent {
                     tracing::error!(netns, error = format!("{error:#}"), "not enrolled");
                 }
                 let names: Vec<_> = failed.keys().map(String::as_str).collect();
-                self.readiness.set_problem(NAME, format!("not enrolled: {}", names.join(", ")));
+                self.readiness
+                    .set_problem(NAME, format!("not enrolled: {}", names.join(", ")));
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "pods can't be listed");
                 self.readiness.set_problem(NAME, format!("{error:#}"));
             }
         }
-        self.metrics.pods_enrolled.set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .pods_enrolled
+            .set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
     }
 
     /// Compiles and publishes. What can't be published changes nothing that is in force.
@@ -244,7 +262,9 @@ impl Agent {
         for error in &update.errors {
             tracing::error!("{error}");
         }
-        self.metrics.config_errors.set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .config_errors
+            .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
         match self.publisher.publish(&mut self.maps, &compiled.snapshot) {
@@ -266,7 +286,10 @@ impl Agent {
 
     /// Logs what changed of the policies' statuses, and sets their metrics.
     fn report(&mut self, statuses: Vec<PolicyStatus>) {
-        for status in statuses.iter().filter(|status| !self.statuses.contains(status)) {
+        for status in statuses
+            .iter()
+            .filter(|status| !self.statuses.contains(status))
+        {
             log_status(status);
         }
         let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
@@ -281,7 +304,10 @@ impl Agent {
         tasks.close();
         tracing::info!(?limit, "draining");
         let again = async {
-            let mut signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+            let mut signals = (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+            );
             if let (Ok(terminate), Ok(interrupt)) = (&mut signals.0, &mut signals.1) {
                 tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             }
@@ -323,9 +349,12 @@ fn conditions(status: &PolicyStatus) -> impl Iterator<Item = PolicyCondition> {
     };
     status.ancestors.iter().flat_map(move |ancestor| {
         let resolved = ancestor.resolved_refs.as_ref();
-        [Some(condition("Accepted", ancestor.accepted.reason.as_str()))]
-            .into_iter()
-            .chain([resolved.map(|resolved| condition("ResolvedRefs", resolved.reason.as_str()))])
-            .flatten()
+        [Some(condition(
+            "Accepted",
+            ancestor.accepted.reason.as_str(),
+        ))]
+        .into_iter()
+        .chain([resolved.map(|resolved| condition("ResolvedRefs", resolved.reason.as_str()))])
+        .flatten()
     })
 }

@@ -23,7 +23,9 @@ enum Command {
     Agent(Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
-    Canary { cgroup: PathBuf },
+    Canary {
+        cgroup: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {

@@ -60,14 +60,20 @@ impl Publisher {
     pub fn publish(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> Result<()> {
         ensure!(!self.superseded(maps)?, "another agent owns the maps now");
         let next = self.build(maps, snapshot)?;
-        self.tls.retain(snapshot.targets.values().filter_map(|target| target.plan.as_ref().ok()));
+        self.tls.retain(
+            snapshot
+                .targets
+                .values()
+                .filter_map(|target| target.plan.as_ref().ok()),
+        );
         let previous = std::mem::replace(&mut self.published, next);
         let gone: Vec<_> = previous
             .into_iter()
             .filter(|(address, _)| !self.published.contains_key(address))
             .collect();
         let now = Instant::now();
-        self.retired.extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
+        self.retired
+            .extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
         self.send();
         for (address, route) in &self.published {
             maps.targets
@@ -75,7 +81,9 @@ impl Publisher {
                 .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
         }
         self.remove_others(maps)?;
-        self.metrics.targets_published.set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .targets_published
+            .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
         Ok(())
     }
 
@@ -135,7 +143,9 @@ impl Publisher {
         let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
         let id = self.ids.allocate(maps, address_key(address), in_use)?;
         let service = &target.service;
-        let metrics = self.metrics.target(&service.namespace, &service.name, target.port);
+        let metrics = self
+            .metrics
+            .target(&service.namespace, &service.name, target.port);
         let (original_dst, target) = (OriginalDst(address), Arc::clone(target));
         let tls = self.tls_client(&target);
         Ok(Arc::new(Route::new(id, original_dst, target, tls, metrics)))
@@ -145,8 +155,10 @@ impl Publisher {
         match &target.plan {
             Ok(origination) => self.tls.get_or_create(origination),
             Err(refusal) => {
-                let detail =
-                    format!("policy {}: {}: {}", target.policy, refusal.reason, refusal.message);
+                let detail = format!(
+                    "policy {}: {}: {}",
+                    target.policy, refusal.reason, refusal.message
+                );
                 Err(Failure::new(Reason::PolicyRefused, detail))
             }
         }
@@ -154,8 +166,11 @@ impl Publisher {
 
     /// Also what an earlier agent left in the map.
     fn remove_others(&mut self, maps: &mut Maps) -> Result<()> {
-        let ours: HashMap<_, _> =
-            self.published.iter().map(|(address, route)| (address_key(*address), route.id)).collect();
+        let ours: HashMap<_, _> = self
+            .published
+            .iter()
+            .map(|(address, route)| (address_key(*address), route.id))
+            .collect();
         let others: Vec<_> = maps
             .targets
             .iter()
@@ -172,7 +187,11 @@ impl Publisher {
     fn send(&self) {
         let retired = self.retired.iter().map(|(_, route)| route);
         // A published route comes last: it wins over a retired one of the same id.
-        let by_id = retired.chain(self.published.values()).map(|route| (route.id, Arc::clone(route)));
-        self.routes.send_replace(Arc::new(Routes { by_id: by_id.collect() }));
+        let by_id = retired
+            .chain(self.published.values())
+            .map(|route| (route.id, Arc::clone(route)));
+        self.routes.send_replace(Arc::new(Routes {
+            by_id: by_id.collect(),
+        }));
     }
 }

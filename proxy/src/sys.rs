@@ -11,7 +11,11 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// The cookie of the network namespace that `socket` belongs to: unforgeable and never used again (kernel 5.14).
@@ -19,16 +23,18 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: both pointers are to locals of the lengths given.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    }
-    .into())?;
+    check(
+        unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut length,
+            )
+        }
+        .into(),
+    )?;
     Ok(cookie)
 }
 
@@ -65,7 +71,12 @@ pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
     };
     // SAFETY: the attribute is of the size given and its path lives until the call returns.
     let fd = check(unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
     })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
@@ -88,7 +99,12 @@ pub fn bpf_link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
     };
     // SAFETY: the attribute is of the size given.
     check(unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const attr, size_of::<Attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_UPDATE,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
     })?;
     Ok(())
 }

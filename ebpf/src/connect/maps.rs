@@ -8,11 +8,13 @@ use nodetls_ebpf::{Address, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
 
 /// Targeted address → target id.
 #[map]
-pub(crate) static TARGETS: HashMap<Address, u32> = HashMap::with_max_entries(MAX_TARGETS, BPF_F_NO_PREALLOC);
+pub(crate) static TARGETS: HashMap<Address, u32> =
+    HashMap::with_max_entries(MAX_TARGETS, BPF_F_NO_PREALLOC);
 
 /// Target id → the address it stands for; freed ids rest here before they are used again.
 #[map]
-pub(crate) static IDS: HashMap<u32, IdEntry> = HashMap::with_max_entries(MAX_IDS, BPF_F_NO_PREALLOC);
+pub(crate) static IDS: HashMap<u32, IdEntry> =
+    HashMap::with_max_entries(MAX_IDS, BPF_F_NO_PREALLOC);
 
 /// Netns cookie → `Mode`.
 #[map]
@@ -28,7 +30,8 @@ pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
 /// One counter for each `Event`.
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len() as u32, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Event::ALL.len() as u32, 0);
 
 #[inline(always)]
 pub(crate) fn count(event: Event) {

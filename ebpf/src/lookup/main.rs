@@ -34,7 +34,11 @@ fn lookup(ctx: SkLookupContext) -> u32 {
     if family == AF_INET {
         // SAFETY: as above.
         let ip = u32::from_be(unsafe { (*packet).local_ip4 });
-        return if ip & !ID_MASK == ID_PREFIX_V4 { assign(&ctx, LISTENER_V4) } else { PASS };
+        return if ip & !ID_MASK == ID_PREFIX_V4 {
+            assign(&ctx, LISTENER_V4)
+        } else {
+            PASS
+        };
     }
     // SAFETY: as above, word by word.
     let words = unsafe {
@@ -45,7 +49,11 @@ fn lookup(ctx: SkLookupContext) -> u32 {
             core::ptr::read_volatile(&raw const (*ip)[2]),
         ]
     };
-    if words == ID_PREFIX_V6.map(u32::to_be) { assign(&ctx, LISTENER_V6) } else { PASS }
+    if words == ID_PREFIX_V6.map(u32::to_be) {
+        assign(&ctx, LISTENER_V6)
+    } else {
+        PASS
+    }
 }
 
 /// Gives the SYN to the listener; without one it is answered with RST, whoever else listens in this netns.

@@ -147,7 +147,15 @@ impl Pods {
         modes.set(cookie, Mode::Redirect)?;
         tracing::info!(netns = name, "enrolled");
         let inode = named.inode;
-        self.enrolled.insert(name.to_owned(), Enrolled { pod, inode, cookie, lookup });
+        self.enrolled.insert(
+            name.to_owned(),
+            Enrolled {
+                pod,
+                inode,
+                cookie,
+                lookup,
+            },
+        );
         Ok(())
     }
 

@@ -58,14 +58,22 @@ impl NamedNetns {
             let Ok(file) = File::open(entry.path()) else {
                 continue;
             };
-            let is_netns = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as i64 == NSFS_MAGIC);
+            let is_netns =
+                rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as i64 == NSFS_MAGIC);
             let Ok(metadata) = file.metadata() else {
                 continue;
             };
             if is_netns {
                 let matches = self.patterns.iter().any(|pattern| pattern.matches(&name));
                 let inode = metadata.ino();
-                list.insert(name, Named { file, inode, matches });
+                list.insert(
+                    name,
+                    Named {
+                        file,
+                        inode,
+                        matches,
+                    },
+                );
             }
         }
         Ok(list)

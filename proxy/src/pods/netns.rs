@@ -27,18 +27,20 @@ impl NetnsThread {
     /// Starts the thread; it ends when the last handle is dropped.
     pub fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<(Arc<File>, Job)>();
-        thread::Builder::new().name("netns".to_owned()).spawn(move || {
-            let home = match File::open("/proc/thread-self/ns/net") {
-                Ok(home) => home,
-                Err(error) => {
-                    tracing::error!(%error, "our own netns can't be opened");
-                    return;
+        thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn(move || {
+                let home = match File::open("/proc/thread-self/ns/net") {
+                    Ok(home) => home,
+                    Err(error) => {
+                        tracing::error!(%error, "our own netns can't be opened");
+                        return;
+                    }
+                };
+                for (netns, job) in queue {
+                    run_in(&netns, &home, job);
                 }
-            };
-            for (netns, job) in queue {
-                run_in(&netns, &home, job);
-            }
-        })?;
+            })?;
         Ok(Self { jobs })
     }
 

@@ -14,8 +14,8 @@ use super::{Proxy, Route};
 use crate::access_log::Access;
 use crate::addr::ClientAddr;
 use crate::failure::{Failure, Reason};
-use crate::pods::Pod;
 use crate::metrics::OpenConnection;
+use crate::pods::Pod;
 use crate::tls::{Alpn, Session, Stage, failure_from_io};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
@@ -100,7 +100,11 @@ impl Connection {
         };
         match upstream.secured(alpn).await {
             Ok(stream) => {
-                let opening = Opening { protocol, first, greeting };
+                let opening = Opening {
+                    protocol,
+                    first,
+                    greeting,
+                };
                 self.relay_secured(client, stream, opening).await
             }
             Err(failure) => {
@@ -121,7 +125,11 @@ impl Connection {
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
         self.access.resumed = Some(session.resumed);
-        let Opening { protocol, first, greeting } = opening;
+        let Opening {
+            protocol,
+            first,
+            greeting,
+        } = opening;
         let (sent, received) = (&mut self.sent, &mut self.received);
         let end = relay(&mut client, &mut *stream, first, greeting, sent, received).await;
         match end {
@@ -183,7 +191,10 @@ impl Connection {
 }
 
 fn client_gone(error: &io::Error) -> Failure {
-    Failure::new(Reason::ClientGone, format!("the client's connection failed: {error}"))
+    Failure::new(
+        Reason::ClientGone,
+        format!("the client's connection failed: {error}"),
+    )
 }
 
 /// What was read before the relay, and what it told.

@@ -124,7 +124,11 @@ fn request_line(bytes: &[u8]) -> Option<Protocol> {
     let (target, version) = (parts.next(), parts.next());
     let possible = !method.is_empty()
         && method.iter().all(|byte| is_token(*byte))
-        && target.is_none_or(|target| target.iter().all(|byte| byte.is_ascii_graphic() || *byte > 127))
+        && target.is_none_or(|target| {
+            target
+                .iter()
+                .all(|byte| byte.is_ascii_graphic() || *byte > 127)
+        })
         && version.is_none_or(could_be_version);
     match (possible, end) {
         (false, _) => Some(Protocol::Other),
@@ -132,7 +136,13 @@ fn request_line(bytes: &[u8]) -> Option<Protocol> {
         (true, Some(_)) => {
             let complete = target.is_some_and(|target| !target.is_empty())
                 && version.is_some_and(|version| version.trim_ascii_end().len() == 8);
-            Some(if complete { Protocol::Http1 { head: method == b"HEAD" } } else { Protocol::Other })
+            Some(if complete {
+                Protocol::Http1 {
+                    head: method == b"HEAD",
+                }
+            } else {
+                Protocol::Other
+            })
         }
     }
 }
@@ -165,7 +175,10 @@ mod tests {
         for (bytes, protocol) in [
             (&b"GET / HTTP/1.1\r\n"[..], HTTP1),
             (b"GET / HTTP/1.0\n", HTTP1),
-            (b"HEAD /x?y=%20 HTTP/1.1\r\nHost: a\r\n", Protocol::Http1 { head: true }),
+            (
+                b"HEAD /x?y=%20 HTTP/1.1\r\nHost: a\r\n",
+                Protocol::Http1 { head: true },
+            ),
             (HTTP2_PREFACE, Protocol::Http2),
             (b"CONNECT {\"verbose\":false}\r\n", Protocol::Other),
             (b"GET / HTTP/2.0\r\n", Protocol::Other),
@@ -185,9 +198,18 @@ mod tests {
 
     #[test]
     fn undecided_until_complete() {
-        for whole in [&b"GET /a HTTP/1.1\r\n"[..], b"POST /a HTTP/1.0\n", HTTP2_PREFACE] {
+        for whole in [
+            &b"GET /a HTTP/1.1\r\n"[..],
+            b"POST /a HTTP/1.0\n",
+            HTTP2_PREFACE,
+        ] {
             for end in 0..whole.len() {
-                assert_eq!(classify(&whole[..end]), None, "{}", whole[..end].escape_ascii());
+                assert_eq!(
+                    classify(&whole[..end]),
+                    None,
+                    "{}",
+                    whole[..end].escape_ascii()
+                );
             }
         }
         assert_eq!(classify(&[b'a'; MAX_OPENING + 1]), Some(Protocol::Other));
@@ -208,7 +230,9 @@ mod tests {
         let writer = tokio::spawn(async move {
             for byte in b"GET / HTTP/1.1\r\n" {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                io::AsyncWriteExt::write_all(&mut client, &[*byte]).await.unwrap();
+                io::AsyncWriteExt::write_all(&mut client, &[*byte])
+                    .await
+                    .unwrap();
             }
             client
         });
@@ -221,9 +245,14 @@ mod tests {
     #[tokio::test]
     async fn a_word_without_line_end_goes_on() {
         let (mut client, mut proxy) = io::duplex(64);
-        io::AsyncWriteExt::write_all(&mut client, b"ruok").await.unwrap();
+        io::AsyncWriteExt::write_all(&mut client, b"ruok")
+            .await
+            .unwrap();
         let mut first = Vec::new();
-        assert_eq!(read_opening(&mut proxy, &mut first).await.unwrap(), Protocol::Other);
+        assert_eq!(
+            read_opening(&mut proxy, &mut first).await.unwrap(),
+            Protocol::Other
+        );
         assert_eq!(first, b"ruok");
     }
 

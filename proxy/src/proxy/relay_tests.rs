@@ -14,7 +14,12 @@ struct Weird {
 
 impl Weird {
     fn new(inner: DuplexStream, script: &[u8]) -> Self {
-        Self { inner, script: script.to_vec(), at: 0, held: Vec::new() }
+        Self {
+            inner,
+            script: script.to_vec(),
+            at: 0,
+            held: Vec::new(),
+        }
     }
 
     /// How many bytes the next call may move; 0: it is not ready.
@@ -150,9 +155,18 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         answer
     };
     let (mut sent, mut received) = (tally(), tally());
-    let relayed =
-        relay(&mut client_end, &mut upstream_end, Vec::new(), Vec::new(), &mut sent, &mut received);
+    let relayed = relay(
+        &mut client_end,
+        &mut upstream_end,
+        Vec::new(),
+        Vec::new(),
+        &mut sent,
+        &mut received,
+    );
     let (end, request, answer) = tokio::join!(relayed, server, asker);
     assert!(matches!(end, End::Clean));
-    assert_eq!((&request[..], &answer[..]), (&b"question"[..], &b"answer"[..]));
+    assert_eq!(
+        (&request[..], &answer[..]),
+        (&b"question"[..], &b"answer"[..])
+    );
 }

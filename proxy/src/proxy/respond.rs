@@ -50,10 +50,14 @@ pub(super) async fn reset_after_flush(client: TcpStream) {
 
 async fn answer(mut client: TcpStream, head: bool, reason: Reason) {
     let (status, body) = match reason {
-        Reason::PolicyRefused | Reason::NoEndpoints => {
-            ("503 Service Unavailable", "nodetls: this Service can't be reached securely\n")
-        }
-        _ => ("502 Bad Gateway", "nodetls: no secure connection to this Service\n"),
+        Reason::PolicyRefused | Reason::NoEndpoints => (
+            "503 Service Unavailable",
+            "nodetls: this Service can't be reached securely\n",
+        ),
+        _ => (
+            "502 Bad Gateway",
+            "nodetls: no secure connection to this Service\n",
+        ),
     };
     let mut response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

@@ -41,7 +41,14 @@ impl Route {
         metrics: Arc<TargetMetrics>,
     ) -> Self {
         let next_endpoint = AtomicUsize::new(0);
-        Self { id, original_dst, target, tls, metrics, next_endpoint }
+        Self {
+            id,
+            original_dst,
+            target,
+            tls,
+            metrics,
+            next_endpoint,
+        }
     }
 
     /// Where to dial, in the order to try.
@@ -52,7 +59,12 @@ impl Route {
                 let count = endpoints.len().max(1);
                 let first = self.next_endpoint.fetch_add(1, Ordering::Relaxed) % count;
                 let (late, early) = endpoints.split_at(first.min(endpoints.len()));
-                early.iter().chain(late).copied().map(UpstreamAddr).collect()
+                early
+                    .iter()
+                    .chain(late)
+                    .copied()
+                    .map(UpstreamAddr)
+                    .collect()
             }
         }
     }
@@ -61,7 +73,8 @@ impl Route {
     pub fn record_handshake(&self, duration: Duration, stream: Option<&TlsStream<TcpStream>>) {
         match stream.map(Session::of) {
             Some(session) => {
-                self.metrics.handshake_ok(session.version, session.cipher_suite, duration);
+                self.metrics
+                    .handshake_ok(session.version, session.cipher_suite, duration);
             }
             None => self.metrics.handshake_failed(duration),
         }

@@ -61,7 +61,12 @@ impl Upstream {
     /// Nothing happens before it is first polled.
     pub(super) fn new(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Self {
         let stage = Stage::Dialling(dial(&dialer, &pod, &route));
-        Self { dialer, pod, route, stage }
+        Self {
+            dialer,
+            pod,
+            route,
+            stage,
+        }
     }
 
     /// Connects, waits for the client's silence to last, secures the connection without ALPN, and returns when the
@@ -76,7 +81,9 @@ impl Upstream {
             if let Stage::Secured(stream) = &mut self.stage {
                 match stream.read_buf(greeting).await {
                     Ok(_) => return,
-                    Err(error) => self.stage = Stage::Failed(failure_from_io(&error, TlsStage::Relay)),
+                    Err(error) => {
+                        self.stage = Stage::Failed(failure_from_io(&error, TlsStage::Relay))
+                    }
                 }
             }
         }
@@ -92,12 +99,18 @@ impl Upstream {
         match self.stage {
             Stage::Dialled(stream) => Ok(stream),
             Stage::Failed(failure) => Err(failure),
-            _ => Err(Failure::new(Reason::Internal, "a connection was not dialled")),
+            _ => Err(Failure::new(
+                Reason::Internal,
+                "a connection was not dialled",
+            )),
         }
     }
 
     /// The verified TLS connection. One that was secured speculatively serves only where no ALPN is wanted.
-    pub(super) async fn secured(mut self, alpn: Alpn) -> Result<Box<TlsStream<TcpStream>>, Failure> {
+    pub(super) async fn secured(
+        mut self,
+        alpn: Alpn,
+    ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
         if let Err(failure) = &self.route.tls {
             return Err(failure.clone());
         }
@@ -110,7 +123,10 @@ impl Upstream {
         match self.stage {
             Stage::Secured(stream) => Ok(stream),
             Stage::Failed(failure) => Err(failure),
-            _ => Err(Failure::new(Reason::Internal, "a connection was not secured")),
+            _ => Err(Failure::new(
+                Reason::Internal,
+                "a connection was not secured",
+            )),
         }
     }
 
@@ -126,7 +142,10 @@ impl Upstream {
 
     async fn secured_stage(&mut self, alpn: Alpn) {
         if matches!(self.stage, Stage::Dialled(_)) {
-            let placeholder = Stage::Failed(Failure::new(Reason::Internal, "a handshake was not started"));
+            let placeholder = Stage::Failed(Failure::new(
+                Reason::Internal,
+                "a handshake was not started",
+            ));
             if let Stage::Dialled(stream) = std::mem::replace(&mut self.stage, placeholder) {
                 self.stage = Stage::Handshaking(self.handshake(stream, alpn));
             }
@@ -179,9 +198,14 @@ async fn dial_one(
     pod: &Pod,
     UpstreamAddr(address): UpstreamAddr,
 ) -> io::Result<TcpStream> {
-    let socket = dialer.netns.run(&pod.netns, move || tcp_socket(address)).await?;
+    let socket = dialer
+        .netns
+        .run(&pod.netns, move || tcp_socket(address))
+        .await?;
     dialer.own_sockets.mark(&socket).map_err(io::Error::other)?;
-    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+    let stream = TcpSocket::from_std_stream(socket.into())
+        .connect(address)
+        .await?;
     prepare(&stream)?;
     Ok(stream)
 }
@@ -189,7 +213,8 @@ async fn dial_one(
 /// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed.
 pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
-

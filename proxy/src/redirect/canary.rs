@@ -14,8 +14,7 @@ use nodetls_ebpf::{CANARY_ID, Event, ID_PREFIX_V4};
 use super::{Maps, address_key};
 
 /// 127.128.0.0:1, the address of the id that no target has.
-const ADDRESS: SocketAddr =
-    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ID_PREFIX_V4), 1));
+const ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(ID_PREFIX_V4), 1));
 
 /// Fails unless a connect from below `cgroup` is seen by our program.
 pub(super) fn check(cgroup: &Path, maps: &mut Maps) -> Result<()> {
@@ -23,7 +22,10 @@ pub(super) fn check(cgroup: &Path, maps: &mut Maps) -> Result<()> {
     let before = maps.count(Event::Canary);
     let leaf = cgroup.join(format!("nodetls-canary-{}", process::id()));
     fs::create_dir(&leaf).with_context(|| format!("can't create {}", leaf.display()))?;
-    let status = Command::new("/proc/self/exe").arg("canary").arg(&leaf).status();
+    let status = Command::new("/proc/self/exe")
+        .arg("canary")
+        .arg(&leaf)
+        .status();
     // The child has ended, so the cgroup is empty.
     fs::remove_dir(&leaf).with_context(|| format!("can't remove {}", leaf.display()))?;
     let status = status.context("the canary can't be started")?;

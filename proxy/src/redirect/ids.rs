@@ -60,7 +60,8 @@ impl TargetIds {
             self.rested(in_use)?
         };
         self.write(maps, id, address, 0)?;
-        self.by_address.retain(|_, other| *other != id || !self.resting.contains_key(&id));
+        self.by_address
+            .retain(|_, other| *other != id || !self.resting.contains_key(&id));
         self.resting.remove(&id);
         self.by_address.insert(address, id);
         self.next = self.next.max(id + 1);

@@ -76,7 +76,10 @@ pub fn remove_stale(pins: &Path, known: impl Fn(u64) -> bool) {
         return;
     };
     for entry in entries.flatten() {
-        let cookie = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let cookie = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         if cookie.is_none_or(|cookie| !known(cookie)) {
             remove(&entry.path());
         }

@@ -9,14 +9,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
 use nodetls_ebpf::{Address, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode};
 
-pub(super) const NAMES: [&str; 6] = [
-    "TARGETS",
-    "IDS",
-    "PODS",
-    "OWN_SOCKETS",
-    "EPOCH",
-    "COUNTERS",
-];
+pub(super) const NAMES: [&str; 6] = ["TARGETS", "IDS", "PODS", "OWN_SOCKETS", "EPOCH", "COUNTERS"];
 
 /// (name, key size, value size, maximum entries) of the pinned maps that hold state.
 const LAYOUTS: [(&str, usize, usize, u32); 5] = [
@@ -119,9 +112,8 @@ pub fn address_key(address: SocketAddr) -> Address {
         SocketAddr::V4(v4) => v4.ip().to_ipv6_mapped().octets(),
         SocketAddr::V6(v6) => v6.ip().octets(),
     };
-    let word = |i: usize| {
-        u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]])
-    };
+    let word =
+        |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
     Address {
         ip: [word(0), word(4), word(8), word(12)],
         port: u32::from(address.port().to_be()),

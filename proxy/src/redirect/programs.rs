@@ -111,11 +111,8 @@ fn prepare_pins(base: &Path) -> Result<PathBuf> {
 
 fn load(pins: &Path) -> Result<Ebpf> {
     let has_set_retval = u8::from(
-        is_helper_supported(
-            ProgramType::CgroupSockAddr,
-            BpfHelper::BPF_FUNC_set_retval,
-        )
-        .unwrap_or(false),
+        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
+            .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);

@@ -34,7 +34,11 @@ impl EbpfView {
             let (outcome, reason) = event.labels();
             let values = self.counters.get(&(*event as u32), 0);
             let count = values.map_or(0, |values| values.iter().sum());
-            Connects { outcome, reason, count }
+            Connects {
+                outcome,
+                reason,
+                count,
+            }
         });
         let map = |map, entries: usize, max_entries: u32| MapUse {
             map,
