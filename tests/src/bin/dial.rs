@@ -1,0 +1,125 @@
+//! The tests' own client: connects, tells its peer's name, sends, and prints what comes back.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use socket2::{Domain, Socket, Type};
+
+#[derive(Parser)]
+struct Options {
+    address: SocketAddr,
+    /// Local address to bind first
+    #[arg(long)]
+    bind: Option<SocketAddr>,
+    /// Device to bind to first
+    #[arg(long)]
+    device: Option<String>,
+    /// What to send; `\r\n` are escapes
+    #[arg(long, default_value = "")]
+    send: String,
+    /// Milliseconds before the first byte
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// Milliseconds before each further byte
+    #[arg(long, default_value_t = 0)]
+    each: u64,
+    /// Connects without blocking
+    #[arg(long)]
+    nonblocking: bool,
+    /// Closes its half after sending
+    #[arg(long)]
+    half_close: bool,
+    /// Stops after the first bytes of the answer
+    #[arg(long)]
+    first: bool,
+    /// Instead: this many GET requests, each on a new connection; prints how they ended
+    #[arg(long)]
+    load: Option<u32>,
+}
+
+fn main() {
+    let options = Options::parse();
+    if let Some(requests) = options.load {
+        return load(options.address, requests);
+    }
+    match talk(&options) {
+        Ok(()) => {}
+        Err(error) => println!("error: {:?}", error.kind()),
+    }
+}
+
+fn talk(options: &Options) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::for_address(options.address), Type::STREAM, None)?;
+    if let Some(device) = &options.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    if let Some(address) = options.bind {
+        socket.bind(&address.into())?;
+    }
+    if options.nonblocking {
+        socket.connect_timeout(&options.address.into(), Duration::from_secs(3))?;
+    } else {
+        socket.connect(&options.address.into())?;
+    }
+    let mut stream = TcpStream::from(socket);
+    println!("peer: {}", stream.peer_addr()?);
+    let started = Instant::now();
+    sleep(Duration::from_millis(options.delay));
+    let bytes = options.send.replace("\\r", "\r").replace("\\n", "\n");
+    if options.each == 0 {
+        stream.write_all(bytes.as_bytes())?;
+    } else {
+        for byte in bytes.bytes() {
+            stream.write_all(&[byte])?;
+            sleep(Duration::from_millis(options.each));
+        }
+    }
+    if options.half_close {
+        stream.shutdown(std::net::Shutdown::Write)?;
+    }
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer)?;
+        print!("{}", String::from_utf8_lossy(&buffer[..read]));
+        if read == 0 || options.first {
+            println!("\nafter: {} ms", started.elapsed().as_millis());
+            return Ok(());
+        }
+    }
+}
+
+/// Counts 200s, 502s, refused connects, and everything else.
+fn load(address: SocketAddr, requests: u32) {
+    let (mut ok, mut bad_gateway, mut refused, mut other) = (0, 0, 0, 0);
+    for _ in 0..requests {
+        match request(address) {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200") => ok += 1,
+            Ok(answer) if answer.starts_with("HTTP/1.1 502") => bad_gateway += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => refused += 1,
+            Ok(answer) => {
+                eprintln!("{answer:?}");
+                other += 1;
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                other += 1;
+            }
+        }
+    }
+    println!("ok={ok} 502={bad_gateway} refused={refused} other={other}");
+}
+
+fn request(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(
+        b"GET /marked-plaintext HTTP/1.1\r\nHost: marked\r\nConnection: close\r\n\r\n",
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
