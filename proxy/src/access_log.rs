@@ -74,9 +74,9 @@ pub struct Access {
     pub sni: Option<String>,
     /// What the client speaks: `http/1.1`, `h2`, `tls` or `other`.
     pub protocol: Option<&'static str>,
-    /// Such as `TLSv1_3`.
+    /// Such as `TLSv1.3`.
     pub tls_version: Option<&'static str>,
-    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    /// Such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: Option<&'static str>,
     /// Whether the TLS session was resumed.
     pub resumed: Option<bool>,

@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Agent(Options),
+    Agent(Box<Options>),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
     Canary {
@@ -30,7 +30,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Agent(options) => agent::run(options),
+        Command::Agent(options) => agent::run(*options),
         Command::Canary { cgroup } => redirect::run_canary_child(&cgroup),
     };
     match result {

@@ -58,8 +58,7 @@ impl NamedNetns {
             let Ok(file) = File::open(entry.path()) else {
                 continue;
             };
-            let is_netns =
-                rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as i64 == NSFS_MAGIC);
+            let is_netns = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
             let Ok(metadata) = file.metadata() else {
                 continue;
             };

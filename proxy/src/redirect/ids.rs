@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail};
-use nodetls_ebpf::{Address, ID_MASK, IdEntry, MAX_IDS};
+use nodetls_ebpf::{Address, IdEntry, MAX_IDS};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Maps;
@@ -54,7 +54,7 @@ impl TargetIds {
             }
             return Ok(id);
         }
-        let id = if self.next < MAX_IDS && self.next <= ID_MASK {
+        let id = if self.next < MAX_IDS {
             self.next
         } else {
             self.rested(in_use)?

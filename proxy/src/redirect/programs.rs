@@ -98,7 +98,7 @@ fn prepare_pins(base: &Path) -> Result<PathBuf> {
         fs::create_dir_all(pins.join(directory)).with_context(help)?;
     }
     let magic = rustix::fs::statfs(&pins).with_context(help)?.f_type;
-    if magic as i64 & 0xffff_ffff != BPF_FS_MAGIC {
+    if magic != BPF_FS_MAGIC {
         // Never leave pins' directories behind on a filesystem that can't hold pins.
         let _ = fs::remove_dir_all(&pins);
         bail!(
