@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nodetls_ebpf::{CANARY_ID, MAX_TARGETS};
 use tokio::sync::watch;
 
 use crate::addr::OriginalDst;
@@ -59,6 +60,13 @@ impl Publisher {
     /// When another agent owns the maps now, or a map is full.
     pub fn publish(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> Result<()> {
         ensure!(!self.superseded(maps)?, "another agent owns the maps now");
+        // Known before anything changes: a target that does not fit would be plaintext. One entry is the canary's.
+        ensure!(
+            snapshot.targets.len() < MAX_TARGETS as usize,
+            "{} addresses are targeted, but the map TARGETS holds {}",
+            snapshot.targets.len(),
+            MAX_TARGETS - 1
+        );
         let next = self.build(maps, snapshot)?;
         self.tls.retain(
             snapshot
@@ -175,7 +183,7 @@ impl Publisher {
             .targets
             .iter()
             .flatten()
-            .filter(|(key, id)| *id != nodetls_ebpf::CANARY_ID && !ours.contains_key(key))
+            .filter(|(key, id)| *id != CANARY_ID && !ours.contains_key(key))
             .collect();
         for (key, _) in others {
             maps.targets.remove(&key)?;

@@ -137,7 +137,10 @@ async fn serve(
         let response = respond(request, peer, &tls);
         async { Ok::<_, Infallible>(response) }
     });
-    auto::Builder::new(TokioExecutor::new())
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // A client that has sent all it has to say still wants its answer.
+    builder.http1().half_close(true);
+    builder
         .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(|error| anyhow::anyhow!("HTTP: {error}"))
