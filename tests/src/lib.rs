@@ -497,7 +497,7 @@ fn text(output: &Output) -> String {
 }
 
 /// A program built from this workspace; the tests run from target/PROFILE/deps.
-fn binary(name: &str) -> String {
+pub fn binary(name: &str) -> String {
     let test = std::env::current_exe().unwrap();
     let path = test
         .ancestors()

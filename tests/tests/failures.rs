@@ -5,7 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{CLUSTER_IP, Ca, World, config_map, occurrences, policy, service};
+use nodetls_tests::{
+    CLUSTER_IP, Ca, World, binary as program, config_map, occurrences, policy, service,
+};
 
 const URL: &str = "http://10.96.0.10:443/get";
 const ADDRESS: &str = "10.96.0.10:443";
@@ -123,13 +125,7 @@ fn handshake_timeout() {
 }
 
 fn silent_server() -> String {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors()
-        .nth(2)
-        .unwrap()
-        .join("silent")
-        .display()
-        .to_string()
+    program("silent")
 }
 
 #[test]
@@ -195,6 +191,68 @@ fn a_killed_agent_means_refused_and_a_restart_picks_up() {
     assert_eq!(occurrences(&wire, "marked"), 0);
     world.start_agent();
     assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn connect_timeout() {
+    // Nobody answers for the endpoint's address.
+    refused(
+        "connect_timeout",
+        &Ca::new("ca"),
+        "www.example.com",
+        |world| {
+            let mut flush = world.in_backend("ip");
+            assert!(
+                flush
+                    .args(["addr", "flush", "dev", "eth0"])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        },
+    );
+}
+
+#[test]
+fn no_ready_endpoint_answers_503() {
+    let (world, _ca) = World::with_echo();
+    let none = service("tls-backend", CLUSTER_IP, 443, 8443).replace(
+        "- addresses: [10.99.0.2]",
+        "- addresses: [10.99.0.2]\n  conditions: {ready: false}",
+    );
+    world.manifest("service.yaml", &none);
+    world.wait("503", |world| world.curl(&[URL]).ends_with("503"));
+    assert!(world.metric("nodetls_connection_failures_total", &["no_endpoints"]) >= 1.0);
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let (mut world, _ca) = World::with_echo();
+    let mut open = world.in_pod(&program("dial"));
+    open.args([ADDRESS, "--send", "GET / HTTP/1.1"])
+        .stdout(std::process::Stdio::piped());
+    let open = open.spawn().unwrap();
+    world.wait("a connection is open", |world| {
+        world.metric("nodetls_open_connections", &[]) == 1.0
+    });
+    world.terminate_agent();
+    world.wait("it drains", |world| world.log().contains("draining"));
+    thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
+    world.terminate_agent();
+    assert!(world.wait_agent());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    let output = open.wait_with_output().unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        answer.contains("ConnectionReset"),
+        "cut off is not a clean end: {answer}"
+    );
+    assert!(world.log().contains("shut_down"));
 }
 
 #[test]
@@ -306,7 +364,7 @@ fn ten_thousand_connections_while_the_ca_is_replaced() {
 
 /// The client's word on `requests` new connections, while `change` is called twice a second.
 fn load(world: &World, requests: u32, change: impl Fn(&World, u32)) -> String {
-    let mut command = world.in_pod(&silent_server().replace("silent", "dial"));
+    let mut command = world.in_pod(&program("dial"));
     command
         .args([ADDRESS, "--load", &requests.to_string()])
         .stdout(std::process::Stdio::piped());

@@ -125,6 +125,8 @@ fn every_kind_of_client_socket() {
     assert!(answer.contains("200 OK"), "{answer}");
     let answer = world.dial(&[ADDRESS, "--send", GET, "--device", "eth0"]);
     assert!(answer.contains("error: ConnectionRefused"), "{answer}");
+    let answer = world.dial(&[ADDRESS, "--send", GET, "--mptcp"]);
+    assert!(answer.contains("200 OK"), "MPTCP: {answer}");
     let answer = world.dial(&[ADDRESS, "--send", GET, "--half-close"]);
     assert!(answer.contains("200 OK"), "{answer}");
     // Not a target: untouched.

@@ -35,14 +35,16 @@ impl Toolchain {
         core.exists().then_some(Self::Nightly)
     }
 
-    fn cargo(self) -> Command {
-        const BUILD: &str = "build --package nodetls-ebpf --features bpf --bins --release \
-            --target bpfel-unknown-none";
+    fn cargo(self, features: &str) -> Command {
+        let build = format!(
+            "build --package nodetls-ebpf --features {features} --bins --release \
+             --target bpfel-unknown-none"
+        );
         let mut cargo = match self {
-            Self::Debian => sh::command("/usr/bin/cargo", BUILD),
+            Self::Debian => sh::command("/usr/bin/cargo", &build),
             Self::Nightly => sh::command(
                 "rustup",
-                &format!("run nightly cargo {BUILD} -Z build-std=core"),
+                &format!("run nightly cargo {build} -Z build-std=core"),
             ),
         };
         // What the outer cargo and rustup set would choose their compiler.
@@ -73,7 +75,7 @@ impl Toolchain {
 ///
 /// # Errors
 /// No toolchain, no linker, or what the compiler says.
-pub(crate) fn build() -> Result<()> {
+pub(crate) fn build(log: bool) -> Result<()> {
     const CURE: &str = "run `cargo xtask setup`";
     let toolchain = Toolchain::installed()
         .with_context(|| format!("no Rust compiler for bpfel-unknown-none: {CURE}"))?;
@@ -86,7 +88,7 @@ pub(crate) fn build() -> Result<()> {
         "-Clink-arg=--btf".to_owned(),
         "-Cdebuginfo=2".to_owned(), // BTF is made from it
     ];
-    let mut cargo = toolchain.cargo();
+    let mut cargo = toolchain.cargo(if log { "log" } else { "bpf" });
     cargo
         .env("CARGO_TARGET_DIR", &work)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));

@@ -31,7 +31,11 @@ enum Task {
     /// Install what the other tasks need; Debian or Ubuntu as root, elsewhere it prints the commands
     Setup,
     /// Build the eBPF programs into target/bpf/, from where `cargo build` embeds them
-    BuildEbpf,
+    BuildEbpf {
+        /// With logging, for `cargo build --features ebpf-log`
+        #[arg(long)]
+        log: bool,
+    },
     /// Show the main path on this machine: a plain curl, a TLS server, the wire between them
     Demo {
         /// Leave it running, and say what to type next
@@ -46,7 +50,7 @@ fn main() -> ExitCode {
     let task = Cli::parse().task;
     let result = interrupt::catch().and_then(|()| match task {
         Task::Setup => setup::run(setup::For::Test),
-        Task::BuildEbpf => ebpf::build(),
+        Task::BuildEbpf { log } => ebpf::build(log),
         Task::Demo { keep } => demo::run(keep),
         Task::Test => test::run(),
     });

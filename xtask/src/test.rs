@@ -12,7 +12,7 @@ type Stage = (&'static str, fn() -> Result<()>);
 const STAGES: [Stage; 9] = [
     ("setup", || setup::run(setup::For::Test)),
     ("format", || sh::run(&mut sh::cargo("fmt --all --check"))),
-    ("eBPF build", ebpf::build),
+    ("eBPF build", || ebpf::build(false)),
     ("clippy", || {
         sh::run(&mut sh::cargo(
             "clippy --locked --workspace --all-targets -- -D warnings",

@@ -34,6 +34,8 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
     let Some(&id) = (unsafe { TARGETS.get(destination) }) else {
         return Verdict::Return(PASS);
     };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "connect to the address of target id {}", id);
     // SAFETY: a field of the context; the verifier checks it.
     match unsafe { (*ctx.sock_addr).protocol } {
         IPPROTO_TCP | IPPROTO_MPTCP => {}

@@ -51,6 +51,8 @@ impl Redirect {
             attach(program, &directory, &pins.join("links").join(name))
                 .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))?;
         }
+        #[cfg(feature = "ebpf-log")]
+        forward_logs(&mut programs)?;
         canary::check(cgroup, &mut maps)?;
         let redirect = Self {
             pins,
@@ -177,4 +179,22 @@ pub(super) fn link_field(link: impl AsFd, field: &str) -> io::Result<Option<u64>
         let (name, value) = line.split_once(':')?;
         (name == field).then(|| value.trim().parse().ok())?
     }))
+}
+
+/// Passes the programs' log lines on to ours.
+#[cfg(feature = "ebpf-log")]
+fn forward_logs(programs: &mut Ebpf) -> Result<()> {
+    use tokio::io::Interest;
+    use tokio::io::unix::AsyncFd;
+
+    let logger = aya_log::EbpfLogger::init(programs)
+        .context("the eBPF programs do not log: `cargo xtask build-ebpf --log`, and build again")?;
+    let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 #[derive(Parser)]
 struct Options {
@@ -17,6 +17,9 @@ struct Options {
     /// Device to bind to first
     #[arg(long)]
     device: Option<String>,
+    /// Multipath TCP
+    #[arg(long)]
+    mptcp: bool,
     /// What to send; `\r\n` are escapes
     #[arg(long, default_value = "")]
     send: String,
@@ -52,7 +55,11 @@ fn main() {
 }
 
 fn talk(options: &Options) -> std::io::Result<()> {
-    let socket = Socket::new(Domain::for_address(options.address), Type::STREAM, None)?;
+    let socket = Socket::new(
+        Domain::for_address(options.address),
+        Type::STREAM,
+        options.mptcp.then_some(Protocol::MPTCP),
+    )?;
     if let Some(device) = &options.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }

@@ -28,7 +28,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
         bail!("the demo needs root: it makes network namespaces and loads eBPF programs");
     }
     setup::run(setup::For::Demo)?;
-    ebpf::build()?;
+    ebpf::build(false)?;
     sh::run(&mut sh::cargo(
         "build --package nodetls --package nodetls-tests --bins",
     ))?;
