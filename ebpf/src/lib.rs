@@ -14,14 +14,64 @@ pub const MAX_IDS: u32 = 2 * MAX_TARGETS;
 /// PODS: how many network namespaces one node may have.
 pub const MAX_PODS: u32 = 4_096;
 
-/// 127.128.0.0/9: a redirected connection's destination is this prefix and a 23-bit target id.
-pub const ID_PREFIX_V4: u32 = 0x7f80_0000;
-/// The bits of an IPv4 address that are the target id.
-pub const ID_MASK: u32 = 0x007f_ffff;
-/// fd6e:6f64:6574:6c73::/96: the same for IPv6, with the id in the last 32 bits (RFC 4193 unique local addresses).
+/// A redirected connection's destination: a prefix within 127.128.0.0/9, and a target id in the bits of the mask.
+///
+/// Every instance (the node's agent, each `nodetls exec`) has a range of its own, so that they don't meet in one netns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// The address of id 0, in host byte order.
+    pub prefix: u32,
+    /// The bits that are the id.
+    pub mask: u32,
+}
+
+impl IdRange {
+    /// 127.128.0.0/15, of the node's agent.
+    pub const AGENT: Self = Self {
+        prefix: 0x7f80_0000,
+        mask: MAX_IDS - 1,
+    };
+    /// How many ranges there are for `nodetls exec`.
+    pub const EXEC_RANGES: u32 = 4096;
+
+    /// A /22 within 127.192.0.0/10, of one `nodetls exec`; `number` is below [`Self::EXEC_RANGES`].
+    #[must_use]
+    pub const fn exec(number: u32) -> Self {
+        Self {
+            prefix: 0x7fc0_0000 | (number << 10),
+            mask: 0x3ff,
+        }
+    }
+
+    /// The address that stands for `id`, in host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(&self, id: u32) -> u32 {
+        self.prefix | id
+    }
+
+    /// The id that `address` (host byte order) stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn id(&self, address: u32) -> Option<u32> {
+        if address & !self.mask == self.prefix {
+            Some(address & self.mask)
+        } else {
+            None
+        }
+    }
+}
+
+/// fd6e:6f64:6574:6c73::/96: the same for IPv6, where the last word is as the IPv4 address (RFC 4193 unique local).
 pub const ID_PREFIX_V6: [u32; 3] = [0xfd6e_6f64, 0x6574_6c73, 0];
 /// The id that no target has: its address is the canary's.
 pub const CANARY_ID: u32 = 0;
+/// The EPOCH slot of the newest agent's epoch: this agent alone writes the maps.
+pub const EPOCH_NEWEST: u32 = 0;
+/// The EPOCH slot of the newest epoch whose agent has been ready: earlier ones are to drain.
+pub const EPOCH_READY: u32 = 1;
+/// How many slots EPOCH has.
+pub const EPOCH_SLOTS: u32 = 2;
 /// The LISTENERS slot of the IPv4 listener.
 pub const LISTENER_V4: u32 = 0;
 /// The LISTENERS slot of the IPv6 listener.
@@ -140,6 +190,19 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_do_not_meet() {
+        let agent = IdRange::AGENT;
+        assert_eq!(agent.id(agent.address(MAX_IDS - 1)), Some(MAX_IDS - 1));
+        let [first, second] = [0, 1].map(IdRange::exec);
+        let last = IdRange::exec(IdRange::EXEC_RANGES - 1);
+        assert_eq!(last.address(last.mask), 0x7fff_ffff);
+        for (one, other) in [(agent, first), (first, second), (second, last)] {
+            assert_eq!(other.id(one.address(one.mask)), None);
+            assert_eq!(one.id(other.address(0)), None);
+        }
+    }
 
     #[test]
     fn layouts_have_no_padding() {

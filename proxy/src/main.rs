@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,13 +26,14 @@ enum Command {
     #[command(hide = true)]
     Canary {
         cgroup: PathBuf,
+        address: SocketAddr,
     },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(options) => agent::run(*options),
-        Command::Canary { cgroup } => redirect::run_canary_child(&cgroup),
+        Command::Canary { cgroup, address } => redirect::run_canary_child(&cgroup, address),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

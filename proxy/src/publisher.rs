@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nodetls_ebpf::{CANARY_ID, MAX_TARGETS};
+use nodetls_ebpf::{CANARY_ID, IdRange, MAX_TARGETS};
 use tokio::sync::watch;
 
 use crate::addr::OriginalDst;
@@ -15,7 +15,7 @@ use crate::failure::{Failure, Reason};
 use crate::metrics::Metrics;
 use crate::policy::{Snapshot, Target};
 use crate::proxy::{Route, Routes};
-use crate::redirect::{Maps, TargetIds, address_key};
+use crate::redirect::{Charge, Epoch, Maps, TargetIds, address_key};
 use crate::tls::{TlsClient, TlsClients};
 
 /// How long the proxy still serves a target that left the kernel: connects may be under way.
@@ -23,7 +23,7 @@ const RETIREMENT: Duration = Duration::from_secs(10);
 
 /// The one writer of TARGETS and IDS, and of the proxy's routes.
 pub struct Publisher {
-    epoch: u64,
+    range: IdRange,
     ids: TargetIds,
     published: BTreeMap<SocketAddr, Arc<Route>>,
     retired: Vec<(Instant, Arc<Route>)>,
@@ -36,16 +36,20 @@ pub struct Publisher {
 
 impl Publisher {
     /// Goes on from what is pinned.
-    pub fn new(maps: &Maps, epoch: u64, metrics: Arc<Metrics>) -> Self {
+    pub fn new(maps: &Maps, range: IdRange, metrics: Arc<Metrics>) -> Self {
+        let none = Routes {
+            ids: range,
+            by_id: HashMap::new(),
+        };
         Self {
-            epoch,
-            ids: TargetIds::read(maps),
+            range,
+            ids: TargetIds::read(maps, range),
             published: BTreeMap::new(),
             retired: Vec::new(),
             freed: HashMap::new(),
             tls: TlsClients::default(),
             metrics,
-            routes: watch::Sender::default(),
+            routes: watch::Sender::new(Arc::new(none)),
         }
     }
 
@@ -54,12 +58,21 @@ impl Publisher {
         self.routes.subscribe()
     }
 
-    /// Brings `snapshot` into force. After an error what was in force before still is, but for new ids.
+    /// Reads the pinned ids again, after another agent has written some.
+    pub fn read_ids(&mut self, maps: &Maps) {
+        self.ids = TargetIds::read(maps, self.range);
+    }
+
+    /// Brings `snapshot` into force. After an error what was in force before still is, but for new ids; unless the
+    /// kernel refuses a write to TARGETS, which leaves the rest of the new targets unpublished.
     ///
     /// # Errors
     /// When another agent owns the maps now, or a map is full.
-    pub fn publish(&mut self, maps: &mut Maps, snapshot: &Snapshot) -> Result<()> {
-        ensure!(!self.superseded(maps)?, "another agent owns the maps now");
+    pub fn publish(&mut self, maps: &mut Maps, epoch: &Epoch, snapshot: &Snapshot) -> Result<()> {
+        ensure!(
+            epoch.charge(maps)? == Charge::Ours,
+            "another agent owns the maps now"
+        );
         // Known before anything changes: a target that does not fit would be plaintext. One entry is the canary's.
         ensure!(
             snapshot.targets.len() < MAX_TARGETS as usize,
@@ -93,11 +106,6 @@ impl Publisher {
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
         Ok(())
-    }
-
-    /// Whether an agent of a later epoch has taken the maps over.
-    pub fn superseded(&self, maps: &Maps) -> Result<bool> {
-        Ok(maps.epoch()? != self.epoch)
     }
 
     /// Forgets targets that left the kernel a while ago. To be called now and then.
@@ -199,6 +207,7 @@ impl Publisher {
             .chain(self.published.values())
             .map(|route| (route.id, Arc::clone(route)));
         self.routes.send_replace(Arc::new(Routes {
+            ids: self.range,
             by_id: by_id.collect(),
         }));
     }

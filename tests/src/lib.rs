@@ -30,10 +30,21 @@ pub struct World {
     /// Certificates, logs.
     pub dir: tempfile::TempDir,
     cgroup: PathBuf,
-    pins: PathBuf,
+    /// Where the agent pins.
+    pub pins: PathBuf,
     admin: u16,
-    children: Vec<Child>,
-    agent: Option<Child>,
+    children: Vec<Running>,
+    agent: Option<Running>,
+}
+
+/// A process that ends with the test, however that ends.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A CA that signs server certificates.
@@ -126,8 +137,7 @@ impl World {
         fs::create_dir(&cgroup).unwrap();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("manifests")).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin = listener.local_addr().unwrap().port();
+        let admin = free_port();
         let pins = PathBuf::from(format!("/sys/fs/bpf/nodetls-test-{id}"));
         Self {
             pod,
@@ -177,53 +187,52 @@ impl World {
 
     /// Starts the agent for the netns that match `pattern`, and waits until it is ready.
     pub fn start_agent_for(&mut self, pattern: &str) {
+        let manifests = self.dir.path().join("manifests");
+        self.agent = Some(self.spawn_agent(pattern, &manifests, self.admin));
+        self.wait("the agent is ready", |world| {
+            world.get("/healthz/ready").starts_with("HTTP/1.1 200")
+        });
+    }
+
+    /// Starts a second agent beside the first, and waits until it is ready and the first has ended.
+    pub fn upgrade_agent(&mut self) {
+        let mut first = self.agent.take().unwrap();
+        self.admin = free_port();
+        self.start_agent();
+        assert!(first.0.wait().unwrap().success(), "{}", self.log());
+    }
+
+    /// Starts an agent with these manifests beside the first, which stays the one that the other methods speak of.
+    pub fn start_beside(&self, manifests: &Path) -> Running {
+        self.spawn_agent(&self.pod, manifests, free_port())
+    }
+
+    fn spawn_agent(&self, pattern: &str, manifests: &Path, admin: u16) -> Running {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_path())
             .unwrap();
         let mut command = self.in_cgroup(&binary("nodetls"));
-        command.args([
-            "agent",
-            "--connect-timeout",
-            "1",
-            "--handshake-timeout",
-            "1",
-            "--manifests",
-        ]);
-        command.arg(self.dir.path().join("manifests"));
-        command.args([
-            "--netns",
-            pattern,
-            "--admin",
-            &format!("127.0.0.1:{}", self.admin),
-        ]);
-        command
-            .arg("--cgroup")
-            .arg(&self.cgroup)
-            .arg("--pins")
-            .arg(&self.pins);
-        let child = command
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.agent = Some(child);
-        self.wait("the agent is ready", |world| {
-            world.get("/healthz/ready").starts_with("HTTP/1.1 200")
-        });
+        let limits = ["--connect-timeout", "1", "--handshake-timeout", "1"];
+        command.arg("agent").args(limits);
+        command.arg("--manifests").arg(manifests);
+        let admin = format!("127.0.0.1:{admin}");
+        command.args(["--netns", pattern, "--admin", &admin]);
+        command.arg("--cgroup").arg(&self.cgroup);
+        command.arg("--pins").arg(&self.pins);
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        Running(command.spawn().unwrap())
     }
 
     /// kill -9, and the agent is gone.
     pub fn kill_agent(&mut self) {
-        let mut agent = self.agent.take().unwrap();
-        agent.kill().unwrap();
-        agent.wait().unwrap();
+        drop(self.agent.take().unwrap());
     }
 
     /// Sends the agent SIGTERM.
     pub fn terminate_agent(&self) {
-        let pid = self.agent.as_ref().unwrap().id().to_string();
+        let pid = self.agent.as_ref().unwrap().0.id().to_string();
         assert!(
             Command::new("kill")
                 .args(["-TERM", &pid])
@@ -235,7 +244,7 @@ impl World {
 
     /// Waits for the agent to end by itself.
     pub fn wait_agent(&mut self) -> bool {
-        self.agent.take().unwrap().wait().unwrap().success()
+        self.agent.take().unwrap().0.wait().unwrap().success()
     }
 
     /// Starts a TLS echo server in the backend's netns.
@@ -263,7 +272,7 @@ impl World {
         )
         .unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.children.push(command.spawn().unwrap());
+        self.children.push(Running(command.spawn().unwrap()));
         let port = listen.rsplit(':').next().unwrap().to_owned();
         self.wait("the server listens", |world| {
             let output = netns_exec(&world.backend, "ss")
@@ -303,6 +312,27 @@ impl World {
                 .output()
                 .unwrap(),
         )
+    }
+
+    /// The test client's word on `requests` new connections, while `change` is called twice a second.
+    pub fn load(&mut self, requests: u32, mut change: impl FnMut(&mut Self, u32)) -> String {
+        let mut command = self.in_pod(&binary("dial"));
+        let target = format!("{CLUSTER_IP}:443");
+        command.args([&target, "--load", &requests.to_string()]);
+        let mut client = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let started = Instant::now();
+        for turn in 0.. {
+            let ended = client.0.try_wait().unwrap().is_some();
+            if ended || started.elapsed() > Duration::from_secs(300) {
+                break;
+            }
+            change(self, turn);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let mut result = String::new();
+        let mut stdout = client.0.stdout.take().unwrap();
+        stdout.read_to_string(&mut result).unwrap();
+        result
     }
 
     /// A file in the test's directory.
@@ -346,11 +376,7 @@ impl World {
     pub fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !condition(self) {
-            assert!(
-                Instant::now() < deadline,
-                "{what}: not within 10 s\n{}",
-                self.log()
-            );
+            assert!(Instant::now() < deadline, "{what}: not within 10 s");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -362,12 +388,12 @@ impl World {
         command
             .args(["-U", "-i", "any", "--immediate-mode", "-B", "65536", "-w"])
             .arg(&file);
-        let mut tcpdump = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut tcpdump = Running(command.stderr(Stdio::piped()).spawn().unwrap());
         self.wait("tcpdump captures", |_| file.exists());
         std::thread::sleep(Duration::from_millis(300));
         work(self);
         std::thread::sleep(Duration::from_millis(300));
-        let pid = tcpdump.id().to_string();
+        let pid = tcpdump.0.id().to_string();
         assert!(
             Command::new("kill")
                 .args(["-INT", &pid])
@@ -377,12 +403,13 @@ impl World {
         );
         let mut summary = String::new();
         tcpdump
+            .0
             .stderr
             .take()
             .unwrap()
             .read_to_string(&mut summary)
             .unwrap();
-        tcpdump.wait().unwrap();
+        tcpdump.0.wait().unwrap();
         assert!(
             summary.contains("\n0 packets dropped by kernel"),
             "{summary}"
@@ -415,12 +442,15 @@ impl Default for World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the agent's log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<_> = log
+                .lines()
+                .filter(|line| !line.contains("connection closed"))
+                .collect();
+            eprintln!("the agent's log, connections aside:\n{}", lines.join("\n"));
         }
-        for child in self.children.iter_mut().chain(&mut self.agent) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.agent = None;
+        self.children.clear();
         let _ = fs::remove_dir_all(&self.pins);
         for netns in [&self.pod, &self.backend] {
             let _ = Command::new("ip")
@@ -472,6 +502,11 @@ pub fn policy(hostname: &str) -> String {
          targetRefs:\n  - {{group: '', kind: Service, name: tls-backend, sectionName: '443'}}\n  validation:\n    \
          hostname: {hostname}\n    caCertificateRefs:\n    - {{group: '', kind: ConfigMap, name: example-ca}}\n"
     )
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn netns_exec(netns: &str, program: &str) -> Command {

@@ -202,7 +202,7 @@ fn nginx_serves_a_large_body() {
     world.file("body", &body);
     let dir = world.dir.path().display().to_string();
     let config = world.file("nginx.conf", &format!(
-        "daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
          http {{ access_log off; client_body_temp_path {dir}; server {{ listen 8443 ssl; root {dir};\n\
          ssl_certificate {dir}/n.crt; ssl_certificate_key {dir}/n.key; }} }}\n"
     ));

@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use nodetls_ebpf::{Address, CANARY_ID, Event, ID_PREFIX_V4, Mode};
+use nodetls_ebpf::{Address, CANARY_ID, Event, IdRange, Mode};
 
 use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count};
 
@@ -19,6 +19,23 @@ const IFINDEX_LO: u32 = 1;
 /// Set by the loader: whether `bpf_set_retval` exists (kernel 5.18); without it a denied connect sees EPERM.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u8 = 0;
+
+/// Set by the loader: the addresses of the instance that these programs belong to, [`IdRange`]'s fields.
+#[unsafe(no_mangle)]
+static ID_PREFIX: u32 = IdRange::AGENT.prefix;
+#[unsafe(no_mangle)]
+static ID_MASK: u32 = IdRange::AGENT.mask;
+
+#[inline(always)]
+pub(crate) fn ids() -> IdRange {
+    // SAFETY: statics of ours; volatile because the loader, not the compiler, sets their values.
+    unsafe {
+        IdRange {
+            prefix: core::ptr::read_volatile(&raw const ID_PREFIX),
+            mask: core::ptr::read_volatile(&raw const ID_MASK),
+        }
+    }
+}
 
 /// What a connect program has to do.
 pub(crate) enum Verdict {
@@ -80,7 +97,7 @@ fn redirect(ctx: &SockAddrContext, destination: &Address, id: u32) -> Verdict {
         return deny(Event::DeniedBoundDevice);
     }
     count(Event::Redirected);
-    Verdict::Redirect((ID_PREFIX_V4 | id).to_be())
+    Verdict::Redirect(ids().address(id).to_be())
 }
 
 #[inline(always)]

@@ -2,17 +2,16 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use nodetls_ebpf::{ID_MASK, ID_PREFIX_V4};
 
-use crate::decide::original;
+use crate::decide::{ids, original};
 
 #[cgroup_sock_addr(getpeername4)]
 fn getpeername4(ctx: SockAddrContext) -> i32 {
     let address = ctx.sock_addr;
     // SAFETY: fields of the context; the verifier checks them.
     let (ip, port) = unsafe { (u32::from_be((*address).user_ip4), (*address).user_port) };
-    if ip & !ID_MASK == ID_PREFIX_V4
-        && let Some(original) = original(&ctx, ip & ID_MASK, port)
+    if let Some(id) = ids().id(ip)
+        && let Some(original) = original(&ctx, id, port)
         && original.is_v4()
     {
         // SAFETY: as above; user_ip4 may be written by this hook.

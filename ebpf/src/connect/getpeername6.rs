@@ -2,9 +2,9 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use nodetls_ebpf::{Address, ID_MASK, ID_PREFIX_V4};
+use nodetls_ebpf::Address;
 
-use crate::decide::original;
+use crate::decide::{ids, original};
 
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
@@ -22,8 +22,8 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
     };
     let ip = u32::from_be(words[3]);
     if (Address { ip: words, port }).is_v4()
-        && ip & !ID_MASK == ID_PREFIX_V4
-        && let Some(original) = original(&ctx, ip & ID_MASK, port)
+        && let Some(id) = ids().id(ip)
+        && let Some(original) = original(&ctx, id, port)
         && original.is_v4()
     {
         // SAFETY: as above; user_ip6 may be written by this hook.

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use nodetls_ebpf::{Address, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
+use nodetls_ebpf::{Address, EPOCH_SLOTS, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
 
 /// Targeted address → target id.
 #[map]
@@ -24,9 +24,9 @@ pub(crate) static PODS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, 
 #[btf_map]
 pub(crate) static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
 
-/// Slot 0: the epoch of the agent that owns these maps. No program reads it.
+/// Which agent owns these maps. No program reads it.
 #[map]
-pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(EPOCH_SLOTS, 0);
 
 /// One counter for each `Event`.
 #[map]

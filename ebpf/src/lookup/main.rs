@@ -8,12 +8,18 @@
 use aya_ebpf::macros::{map, sk_lookup};
 use aya_ebpf::maps::{PerCpuArray, SockMap};
 use aya_ebpf::programs::SkLookupContext;
-use nodetls_ebpf::{Event, ID_MASK, ID_PREFIX_V4, ID_PREFIX_V6, LISTENER_V4, LISTENER_V6};
+use nodetls_ebpf::{Event, ID_PREFIX_V6, IdRange, LISTENER_V4, LISTENER_V6};
 
 const PASS: u32 = 1;
 const DROP: u32 = 0;
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+
+/// Set by the loader: the addresses of the instance that this program belongs to, [`IdRange`]'s fields.
+#[unsafe(no_mangle)]
+static ID_PREFIX: u32 = IdRange::AGENT.prefix;
+#[unsafe(no_mangle)]
+static ID_MASK: u32 = IdRange::AGENT.mask;
 
 /// The proxy's listeners in this netns; a closed one leaves its slot by itself.
 #[map]
@@ -34,11 +40,7 @@ fn lookup(ctx: SkLookupContext) -> u32 {
     if family == AF_INET {
         // SAFETY: as above.
         let ip = u32::from_be(unsafe { (*packet).local_ip4 });
-        return if ip & !ID_MASK == ID_PREFIX_V4 {
-            assign(&ctx, LISTENER_V4)
-        } else {
-            PASS
-        };
+        return assign(&ctx, ip, LISTENER_V4);
     }
     // SAFETY: as above, word by word.
     let words = unsafe {
@@ -47,18 +49,29 @@ fn lookup(ctx: SkLookupContext) -> u32 {
             core::ptr::read_volatile(&raw const (*ip)[0]),
             core::ptr::read_volatile(&raw const (*ip)[1]),
             core::ptr::read_volatile(&raw const (*ip)[2]),
+            core::ptr::read_volatile(&raw const (*ip)[3]),
         ]
     };
-    if words == ID_PREFIX_V6.map(u32::to_be) {
-        assign(&ctx, LISTENER_V6)
-    } else {
-        PASS
+    let [a, b, c, last] = words.map(u32::from_be);
+    if [a, b, c] != ID_PREFIX_V6 {
+        return PASS;
     }
+    assign(&ctx, last, LISTENER_V6)
 }
 
-/// Gives the SYN to the listener; without one it is answered with RST, whoever else listens in this netns.
+/// Gives a SYN for one of our ids to the listener; without one it is answered with RST, whoever else listens here.
 #[inline(always)]
-fn assign(ctx: &SkLookupContext, slot: u32) -> u32 {
+fn assign(ctx: &SkLookupContext, ip: u32, slot: u32) -> u32 {
+    // SAFETY: statics of ours; volatile because the loader, not the compiler, sets their values.
+    let ids = unsafe {
+        IdRange {
+            prefix: core::ptr::read_volatile(&raw const ID_PREFIX),
+            mask: core::ptr::read_volatile(&raw const ID_MASK),
+        }
+    };
+    if ids.id(ip).is_none() {
+        return PASS;
+    }
     let (verdict, event) = match LISTENERS.redirect_sk_lookup(ctx, slot, 0) {
         Ok(()) => (PASS, Event::Assigned),
         Err(_) => (DROP, Event::NoListener),

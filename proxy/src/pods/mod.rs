@@ -5,8 +5,8 @@ pub mod netns;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::named::{Named, NamedNetns};
 use self::netns::{NetnsThread, current_cookie, tcp_socket};
-use crate::redirect::{Lookup, PodModes};
+use crate::redirect::{Lookup, PodModes, Redirect};
 
 /// A port that no application listens on, so that no wildcard bind of the pod's collides (tcpmux, RFC 1078).
 const LISTENER_PORT: u16 = 1;
@@ -43,26 +43,38 @@ struct Enrolled {
     inode: u64,
     cookie: u64,
     lookup: Lookup,
+    /// Duplicates of those served, for the sockmap.
+    listeners: Vec<TcpListener>,
+}
+
+impl Enrolled {
+    /// From here on new connections come to our listeners.
+    fn listen(&mut self) -> Result<()> {
+        for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&self.listeners) {
+            self.lookup.set_listener(slot, listener)?;
+        }
+        Ok(())
+    }
 }
 
 /// The enrolled pods of this machine.
 pub struct Pods {
     named: NamedNetns,
     thread: NetnsThread,
-    pins: PathBuf,
     epoch: u64,
+    listening: bool,
     enrolled: BTreeMap<String, Enrolled>,
     bypassed: BTreeMap<u64, u64>,
 }
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(named: NamedNetns, thread: NetnsThread, pins: PathBuf, epoch: u64) -> Self {
+    pub fn new(named: NamedNetns, thread: NetnsThread, epoch: u64) -> Self {
         Self {
             named,
             thread,
-            pins,
             epoch,
+            listening: false,
             enrolled: BTreeMap::new(),
             bypassed: BTreeMap::new(),
         }
@@ -82,6 +94,7 @@ impl Pods {
     /// tried again at the next call, and until then connects from there to targets are refused.
     pub async fn reconcile(
         &mut self,
+        redirect: &Redirect,
         modes: &mut PodModes,
         server: &impl Serve,
     ) -> Result<BTreeMap<String, anyhow::Error>> {
@@ -90,7 +103,7 @@ impl Pods {
         let mut failed = BTreeMap::new();
         for (name, named) in list {
             let result = if named.matches {
-                self.enrol(modes, server, &name, named).await
+                self.enrol(redirect, modes, server, &name, named).await
             } else {
                 self.bypass(modes, named).await
             };
@@ -101,8 +114,33 @@ impl Pods {
         Ok(failed)
     }
 
+    /// Takes the enrolled pods back from an agent that took them over and died.
+    pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
+        self.listening = false;
+        for pod in self.enrolled.values_mut() {
+            pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
+            modes.set(pod.cookie, Mode::Redirect)?;
+        }
+        for cookie in self.bypassed.values() {
+            modes.set(*cookie, Mode::Bypass)?;
+        }
+        Ok(())
+    }
+
+    /// From here on new connections of all pods come to our listeners, of those enrolled later too. Until then they go
+    /// to the agent before us, or are refused when there is none.
+    pub fn listen(&mut self) -> Result<()> {
+        self.listening = true;
+        self.enrolled.values_mut().try_for_each(Enrolled::listen)
+    }
+
+    /// Whether new connections come to us.
+    pub fn listening(&self) -> bool {
+        self.listening
+    }
+
     /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now, `own` excepted.
-    pub fn remove_stale(&self, modes: &mut PodModes, own: u64) {
+    pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes, own: u64) {
         let enrolled: HashSet<u64> = self.enrolled.values().map(|pod| pod.cookie).collect();
         for cookie in modes.cookies() {
             let bypassed = self.bypassed.values().any(|other| *other == cookie);
@@ -110,11 +148,12 @@ impl Pods {
                 modes.remove(cookie);
             }
         }
-        crate::redirect::remove_stale(&self.pins, |cookie| enrolled.contains(&cookie));
+        crate::redirect::remove_stale(redirect.pins(), |cookie| enrolled.contains(&cookie));
     }
 
     async fn enrol(
         &mut self,
+        redirect: &Redirect,
         modes: &mut PodModes,
         server: &impl Serve,
         name: &str,
@@ -134,28 +173,28 @@ impl Pods {
             // A second name of the same netns.
             return Ok(());
         }
-        let mut lookup = Lookup::attach(&self.pins, cookie, &netns)?;
-        for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&listeners) {
-            lookup.set_listener(slot, listener)?;
-        }
         let pod = Arc::new(Pod {
             name: name.to_owned(),
-            netns,
+            netns: Arc::clone(&netns),
             released: CancellationToken::new(),
         });
-        server.serve(&pod, listeners);
+        let mut enrolled = Enrolled {
+            lookup: Lookup::attach(redirect, cookie, &netns)?,
+            pod,
+            inode: named.inode,
+            cookie,
+            listeners: listeners
+                .iter()
+                .map(TcpListener::try_clone)
+                .collect::<Result<_, _>>()?,
+        };
+        server.serve(&enrolled.pod, listeners);
+        if self.listening {
+            enrolled.listen()?;
+        }
         modes.set(cookie, Mode::Redirect)?;
         tracing::info!(netns = name, "enrolled");
-        let inode = named.inode;
-        self.enrolled.insert(
-            name.to_owned(),
-            Enrolled {
-                pod,
-                inode,
-                cookie,
-                lookup,
-            },
-        );
+        self.enrolled.insert(name.to_owned(), enrolled);
         Ok(())
     }
 
@@ -200,27 +239,33 @@ impl Pods {
 }
 
 /// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
-fn listen(epoch: u64) -> std::io::Result<Vec<TcpListener>> {
+fn listen(epoch: u64) -> io::Result<Vec<TcpListener>> {
     let [high, low] = (epoch as u16).to_be_bytes();
-    let v4 = SocketAddr::from((Ipv4Addr::new(127, 77, high, low), LISTENER_PORT));
     let prefix = ID_PREFIX_V6.map(|word| [(word >> 16) as u16, word as u16]);
     let [[a, b], [c, d], _] = prefix;
-    let v6 = Ipv6Addr::new(a, b, c, d, 1, 0, 0, epoch as u16);
-    let mut listeners = vec![listen_at(v4)?];
+    let mut listeners = vec![listen_at(Ipv4Addr::new(127, 77, high, low).into())?];
     // A netns without IPv6 has no IPv6 clients either.
-    if let Ok(listener) = listen_at(SocketAddr::from((v6, LISTENER_PORT))) {
+    if let Ok(listener) = listen_at(Ipv6Addr::new(a, b, c, d, 1, 0, 0, epoch as u16).into()) {
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn listen_at(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = tcp_socket(address)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-        socket.set_freebind_v6(true)?;
+fn listen_at(ip: IpAddr) -> io::Result<TcpListener> {
+    let bind = |port| -> io::Result<TcpListener> {
+        let address = SocketAddr::from((ip, port));
+        let socket = tcp_socket(address)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    match bind(LISTENER_PORT) {
+        // A process of the pod sits there, or an agent of another layout: any other port will do.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(0),
+        result => result,
     }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

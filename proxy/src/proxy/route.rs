@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nodetls_ebpf::ID_MASK;
+use nodetls_ebpf::IdRange;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -82,8 +82,9 @@ impl Route {
 }
 
 /// The published targets by id.
-#[derive(Default)]
 pub struct Routes {
+    /// Which addresses stand for ids.
+    pub ids: IdRange,
     /// Id → route.
     pub by_id: HashMap<u32, Arc<Route>>,
 }
@@ -96,7 +97,7 @@ impl Routes {
             std::net::SocketAddr::V6(v6) => v6.ip().to_bits() as u32,
         };
         self.by_id
-            .get(&(last_word & ID_MASK))
+            .get(&self.ids.id(last_word)?)
             .filter(|route| route.original_dst.0.port() == local.port())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail};
-use nodetls_ebpf::{Address, IdEntry, MAX_IDS};
+use nodetls_ebpf::{Address, IdEntry, IdRange};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Maps;
@@ -16,15 +16,17 @@ pub struct TargetIds {
     by_address: HashMap<Address, u32>,
     resting: HashMap<u32, u32>,
     next: u32,
+    last: u32,
 }
 
 impl TargetIds {
-    /// Reads the ids that earlier agents gave out.
-    pub fn read(maps: &Maps) -> Self {
+    /// Reads the ids that earlier agents gave out of `range`.
+    pub fn read(maps: &Maps, range: IdRange) -> Self {
         let mut ids = Self {
             by_address: HashMap::new(),
             resting: HashMap::new(),
             next: 1,
+            last: range.mask,
         };
         for (id, entry) in maps.ids.iter().flatten() {
             ids.by_address.insert(entry.address, id);
@@ -54,7 +56,7 @@ impl TargetIds {
             }
             return Ok(id);
         }
-        let id = if self.next < MAX_IDS {
+        let id = if self.next <= self.last {
             self.next
         } else {
             self.rested(in_use)?
@@ -86,7 +88,10 @@ impl TargetIds {
             .find(|(id, freed_at)| **freed_at < latest && !in_use(**id))
         {
             Some((id, _)) => Ok(*id),
-            None => bail!("all {MAX_IDS} target ids are in use or rest for a day after use"),
+            None => bail!(
+                "all {} target ids are in use or rest for a day after use",
+                self.last
+            ),
         }
     }
 

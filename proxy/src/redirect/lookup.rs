@@ -11,8 +11,9 @@ use aya::maps::{MapData, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::links::FdLink;
 
+use super::Redirect;
 use super::objects;
-use super::programs::{link_field, pin_link};
+use super::pins::{link_field, pin_link};
 use crate::sys;
 
 /// One netns' redirection. Dropping it changes nothing in the kernel; `remove` does.
@@ -23,11 +24,14 @@ pub struct Lookup {
 
 impl Lookup {
     /// Loads the program for the netns with this cookie and attaches it, taking over what an earlier agent pinned.
-    pub fn attach(pins: &Path, cookie: u64, netns: &File) -> Result<Self> {
+    pub fn attach(redirect: &Redirect, cookie: u64, netns: &File) -> Result<Self> {
+        let (pins, ids) = (redirect.pins(), redirect.ids());
         let directory = pins.join("netns").join(cookie.to_string());
         fs::create_dir_all(&directory)?;
         let mut object = EbpfLoader::new()
             .btf(None)
+            .override_global("ID_PREFIX", &ids.prefix, true)
+            .override_global("ID_MASK", &ids.mask, true)
             .map_pin_path("COUNTERS", pins.join("maps").join("COUNTERS"))
             .map_pin_path("LISTENERS", directory.join("listeners"))
             .load(objects::LOOKUP)

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
-use nodetls_ebpf::{Address, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode};
+use nodetls_ebpf::{
+    Address, EPOCH_SLOTS, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode,
+};
 
 pub(super) const NAMES: [&str; 6] = ["TARGETS", "IDS", "PODS", "OWN_SOCKETS", "EPOCH", "COUNTERS"];
 
@@ -16,7 +19,7 @@ const LAYOUTS: [(&str, usize, usize, u32); 5] = [
     ("TARGETS", size_of::<Address>(), 4, MAX_TARGETS),
     ("IDS", 4, size_of::<IdEntry>(), MAX_IDS),
     ("PODS", 8, 4, MAX_PODS),
-    ("EPOCH", 4, 8, 1),
+    ("EPOCH", 4, 8, EPOCH_SLOTS),
     ("COUNTERS", 4, 8, Event::ALL.len() as u32),
 ];
 
@@ -33,6 +36,8 @@ pub struct Maps {
     /// Marks the agent's own sockets.
     pub own_sockets: Arc<OwnSockets>,
     epoch: Array<MapData, u64>,
+    /// Tells our EPOCH from another that was pinned in its place.
+    pub(super) epoch_map_id: u32,
 }
 
 /// PODS.
@@ -49,26 +54,27 @@ impl Maps {
                 .take_map(name)
                 .with_context(|| format!("the eBPF object lacks the map {name}"))
         };
+        let Map::Array(epoch) = take("EPOCH")? else {
+            bail!("the map EPOCH is no array");
+        };
         Ok(Self {
             targets: take("TARGETS")?.try_into()?,
             ids: take("IDS")?.try_into()?,
             pods: PodModes(take("PODS")?.try_into()?),
             counters: take("COUNTERS")?.try_into()?,
             own_sockets: Arc::new(OwnSockets(Mutex::new(take("OWN_SOCKETS")?.try_into()?))),
-            epoch: take("EPOCH")?.try_into()?,
+            epoch_map_id: epoch.info()?.id(),
+            epoch: Map::Array(epoch).try_into()?,
         })
     }
 
-    /// Takes the next epoch: from here on the agent before us must not write.
-    pub fn take_epoch(&mut self) -> Result<u64> {
-        let epoch = self.epoch()? + 1;
-        self.epoch.set(0, epoch, 0)?;
-        Ok(epoch)
+    /// A slot of EPOCH.
+    pub(super) fn epoch(&self, slot: u32) -> Result<u64> {
+        Ok(self.epoch.get(&slot, 0)?)
     }
 
-    /// The epoch of the agent that owns the maps.
-    pub fn epoch(&self) -> Result<u64> {
-        Ok(self.epoch.get(&0, 0)?)
+    pub(super) fn set_epoch(&mut self, slot: u32, number: u64) -> Result<()> {
+        Ok(self.epoch.set(slot, number, 0)?)
     }
 
     /// How often `event` happened, on all CPUs.
@@ -120,21 +126,21 @@ pub fn address_key(address: SocketAddr) -> Address {
     }
 }
 
-/// Refuses pinned maps of another shape: misread state would be worse than none.
-pub(super) fn check_layout(programs: &Ebpf) -> Result<()> {
+/// Refuses maps of another shape in a directory of pins: misread state would be worse than none.
+pub(super) fn check_layout(pins: &Path) -> Result<()> {
     for (name, key, value, entries) in LAYOUTS {
-        let map = programs
-            .map(name)
-            .with_context(|| format!("the eBPF object lacks the map {name}"))?;
-        let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data)) = map else {
-            anyhow::bail!("the map {name} is of another type");
-        };
-        let info = data.info()?;
+        let pin = pins.join("maps").join(name);
+        if !pin.exists() {
+            continue;
+        }
+        let info = MapData::from_pin(&pin)
+            .and_then(|map| map.info())
+            .with_context(|| format!("{} is no map", pin.display()))?;
         ensure!(
             (info.key_size(), info.value_size(), info.max_entries())
                 == (key as u32, value as u32, entries),
-            "the pinned map {name} has another layout than {LAYOUT}: it was left by another version; remove the \
-             directory of pins (traffic to targeted Services is refused or bypassed until the agent is back)"
+            "{} has another layout than {LAYOUT}",
+            pin.display()
         );
     }
     Ok(())

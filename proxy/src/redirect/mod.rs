@@ -3,16 +3,20 @@
 //! Everything is pinned, so that it outlives the agent: without one, a redirected connect is refused.
 
 mod canary;
+mod epoch;
 mod ids;
 mod lookup;
 mod maps;
+mod pins;
 mod programs;
 mod view;
 
 pub use canary::run_child as run_canary_child;
+pub use epoch::{Charge, Epoch};
 pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
 pub use maps::{Maps, OwnSockets, PodModes, address_key};
+pub use pins::{foreign, remove_foreign};
 pub use programs::{Redirect, default_cgroup};
 pub use view::EbpfView;
 

@@ -1,75 +1,81 @@
 //! Loads the connect and getpeername programs, attaches them to a cgroup, pins links and maps.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use nodetls_ebpf::LAYOUT;
+use nodetls_ebpf::{IdRange, LAYOUT};
 
+use super::pins::{link_field, pin_link, prepare};
 use super::{Maps, canary, maps, objects};
 use crate::sys;
 
 const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
-/// `BPF_FS_MAGIC` of linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// The attached programs.
+/// The connect and getpeername programs of one instance.
 pub struct Redirect {
     pins: PathBuf,
-    cgroup: PathBuf,
-    _programs: Ebpf,
+    ids: IdRange,
+    programs: Ebpf,
 }
 
 impl Redirect {
-    /// Loads the programs and opens or creates the maps below `pins`, then lets `before_attach` write what must be
-    /// there first (our own netns: bypass), attaches to `cgroup`, and proves with a canary that the programs run there.
-    pub fn attach(
-        pins: &Path,
-        cgroup: &Path,
-        before_attach: impl FnOnce(&mut Maps) -> Result<()>,
-    ) -> Result<(Self, Maps)> {
+    /// Loads the programs for the node's agent, with its maps below `base`, where they are pinned.
+    ///
+    /// # Errors
+    /// When this build has no programs, `base` is on no bpffs, or the kernel refuses a program.
+    pub fn load(base: &Path) -> Result<(Self, Maps)> {
+        Self::load_at(base.join(LAYOUT), IdRange::AGENT)
+    }
+
+    /// The same for any instance: pins go into `pins`, addresses come from `ids`.
+    pub fn load_at(pins: PathBuf, ids: IdRange) -> Result<(Self, Maps)> {
         ensure!(
             !objects::CONNECT.is_empty() && !objects::LOOKUP.is_empty(),
             "this nodetls was built without its eBPF programs: run `cargo xtask build-ebpf` (on a machine with a \
              BPF toolchain; `cargo xtask setup` installs one) and build again"
         );
-        let pins = prepare_pins(pins)?;
-        let mut programs = load(&pins)?;
-        let mut maps = Maps::take(&mut programs)?;
-        before_attach(&mut maps)?;
+        prepare(&pins)?;
+        let mut programs = load(&pins, ids)?;
+        #[cfg(feature = "ebpf-log")]
+        forward_logs(&mut programs)?;
+        let maps = Maps::take(&mut programs)?;
+        Ok((
+            Self {
+                pins,
+                ids,
+                programs,
+            },
+            maps,
+        ))
+    }
+
+    /// Puts the programs into force at `cgroup`, in the place of an earlier agent's, and proves with a canary that they
+    /// run there. May be called again.
+    pub fn attach(&mut self, cgroup: &Path, maps: &mut Maps) -> Result<()> {
         let directory = File::open(cgroup)
             .with_context(|| format!("cgroup {} can't be opened", cgroup.display()))?;
         for name in PROGRAMS {
-            let program: &mut CgroupSockAddr = program(&mut programs, name)?;
-            attach(program, &directory, &pins.join("links").join(name))
+            let program: &mut CgroupSockAddr = program(&mut self.programs, name)?;
+            attach(program, &directory, &self.pins.join("links").join(name))
                 .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))?;
         }
-        #[cfg(feature = "ebpf-log")]
-        forward_logs(&mut programs)?;
-        canary::check(cgroup, &mut maps)?;
-        let redirect = Self {
-            pins,
-            cgroup: cgroup.to_owned(),
-            _programs: programs,
-        };
-        Ok((redirect, maps))
+        canary::check(cgroup, self.ids, maps)
     }
 
-    /// The versioned directory of the pins.
+    /// Where everything is pinned.
     pub fn pins(&self) -> &Path {
         &self.pins
     }
 
-    /// The cgroup that the programs are attached to.
-    pub fn cgroup(&self) -> &Path {
-        &self.cgroup
+    /// The addresses that stand for target ids.
+    pub fn ids(&self) -> IdRange {
+        self.ids
     }
 }
 
@@ -88,43 +94,21 @@ pub fn default_cgroup() -> Result<PathBuf> {
         .context("no cgroup2 is mounted here: mount one, or name a cgroup with --cgroup")
 }
 
-fn prepare_pins(base: &Path) -> Result<PathBuf> {
-    let pins = base.join(LAYOUT);
-    let help = || {
-        format!(
-            "{} can't be created: is a bpffs mounted there? (`mount -t bpf bpf /sys/fs/bpf`)",
-            pins.display()
-        )
-    };
-    for directory in ["links", "maps", "netns"] {
-        fs::create_dir_all(pins.join(directory)).with_context(help)?;
-    }
-    let magic = rustix::fs::statfs(&pins).with_context(help)?.f_type;
-    if magic != BPF_FS_MAGIC {
-        // Never leave pins' directories behind on a filesystem that can't hold pins.
-        let _ = fs::remove_dir_all(&pins);
-        bail!(
-            "{} is not on a bpffs: `mount -t bpf bpf /sys/fs/bpf`, or name one with --pins",
-            base.display()
-        );
-    }
-    Ok(pins)
-}
-
-fn load(pins: &Path) -> Result<Ebpf> {
+fn load(pins: &Path, ids: IdRange) -> Result<Ebpf> {
     let has_set_retval = u8::from(
         is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
             .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    loader.override_global("ID_PREFIX", &ids.prefix, true);
+    loader.override_global("ID_MASK", &ids.mask, true);
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join("maps").join(name));
     }
     let mut programs = loader
         .load(objects::CONNECT)
         .context("the eBPF maps can't be created (needs CAP_BPF and CAP_NET_ADMIN)")?;
-    maps::check_layout(&programs)?;
     for name in PROGRAMS {
         program(&mut programs, name)?
             .load()
@@ -159,26 +143,6 @@ fn attach(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> Result<()>
         "the link is attached to cgroup {attached:?}, not to {cgroup_id}"
     );
     Ok(())
-}
-
-/// Pins `link` at `path`; a stale pin there is replaced after the new link is in force.
-pub(super) fn pin_link(link: FdLink, path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context("a stale pin can't be removed"),
-    }
-    link.pin(path)?;
-    Ok(())
-}
-
-/// A number that the kernel tells about a link; where a link is attached is in no other interface of aya's.
-pub(super) fn link_field(link: impl AsFd, field: &str) -> io::Result<Option<u64>> {
-    let path = format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd());
-    Ok(fs::read_to_string(path)?.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        (name == field).then(|| value.trim().parse().ok())?
-    }))
 }
 
 /// Passes the programs' log lines on to ours.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -99,25 +99,47 @@ fn talk(options: &Options) -> std::io::Result<()> {
     }
 }
 
+/// How many of the load's connections are tried at a time.
+const CLIENTS: u32 = 4;
+
 /// Counts 200s, 502s, refused connects, and everything else.
 fn load(address: SocketAddr, requests: u32) {
-    let (mut ok, mut bad_gateway, mut refused, mut other) = (0, 0, 0, 0);
-    for _ in 0..requests {
-        match request(address) {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => ok += 1,
-            Ok(answer) if answer.starts_with("HTTP/1.1 502") => bad_gateway += 1,
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => refused += 1,
-            Ok(answer) => {
-                eprintln!("{answer:?}");
-                other += 1;
-            }
-            Err(error) => {
-                eprintln!("{error}");
-                other += 1;
-            }
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| requests / CLIENTS + u32::from(client < requests % CLIENTS))
+        .map(|share| thread::spawn(move || count(address, share)))
+        .collect();
+    let mut sum = [0; 4];
+    for client in clients {
+        let Ok(counts) = client.join() else {
+            std::process::exit(1);
+        };
+        for (sum, count) in sum.iter_mut().zip(counts) {
+            *sum += count;
         }
     }
+    let [ok, bad_gateway, refused, other] = sum;
     println!("ok={ok} 502={bad_gateway} refused={refused} other={other}");
+}
+
+fn count(address: SocketAddr, requests: u32) -> [u32; 4] {
+    let mut counts = [0; 4];
+    for _ in 0..requests {
+        let kind = match request(address) {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200") => 0,
+            Ok(answer) if answer.starts_with("HTTP/1.1 502") => 1,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                // Else a moment of refusal would use up the load.
+                sleep(Duration::from_millis(10));
+                2
+            }
+            other => {
+                eprintln!("{other:?}");
+                3
+            }
+        };
+        counts[kind] += 1;
+    }
+    counts
 }
 
 fn request(address: SocketAddr) -> std::io::Result<String> {

@@ -1,5 +1,7 @@
 //! The agent: brings the parts up in the order that never leaves a gap, then follows every change until it is told to
-//! end.
+//! end, or a newer agent is ready.
+
+mod report;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,21 +14,24 @@ use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::report::{conditions, log_status};
 use crate::access_log::{LogFormat, init_logging};
 use crate::admin::{self, AdminState};
-use crate::metrics::{Metrics, PolicyCondition};
+use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::named::NamedNetns;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{self, CaBundle, PolicyStatus};
+use crate::policy::{self, CaBundle, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
-use crate::redirect::{EbpfView, Maps, Redirect, default_cgroup};
+use crate::redirect::{
+    Charge, EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign, remove_foreign,
+};
 use crate::source::{Files, Update};
 use crate::tls::system_roots;
 use crate::watch_dir::DirWatcher;
@@ -35,6 +40,8 @@ use crate::watch_dir::DirWatcher;
 const RECONCILE: Duration = Duration::from_secs(10);
 /// How often to look after retired targets and the epoch.
 const TICK: Duration = Duration::from_secs(1);
+/// How long we still accept after another agent took over: connects may be under way.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Redirects, and originates TLS: the data plane of one machine.
 ///
@@ -117,58 +124,49 @@ fn raise_fd_limit() {
 }
 
 struct Agent {
+    cgroup: PathBuf,
     drain_timeout: Duration,
+    own_cookie: u64,
+    redirect: Redirect,
     maps: Maps,
-    _redirect: Redirect,
+    epoch: Epoch,
+    foreign: Vec<PathBuf>,
     pods: Pods,
     netns_dir: DirWatcher,
     files: Files,
     system_roots: Option<Arc<CaBundle>>,
     statuses: Vec<PolicyStatus>,
+    snapshot: Snapshot,
+    published: bool,
     generation: u64,
     publisher: Publisher,
     proxy: Arc<Proxy>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
-    published: Option<Pending>,
+    starting: Option<Pending>,
 }
 
 impl Agent {
     async fn start(options: Options) -> Result<Self> {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
-        let pending = [
-            "programs attached",
-            "network namespaces enrolled",
-            "targets published",
-        ]
-        .map(|name| readiness.task(name));
-        let [attached, enrolled, published] = pending;
-        let stop_admin = CancellationToken::new();
-        let listener = TcpListener::bind(options.admin)
-            .await
-            .with_context(|| format!("--admin {}: can't listen", options.admin))?;
-        tracing::info!(address = %listener.local_addr()?, "admin");
-        let state = AdminState {
-            metrics: Arc::clone(&metrics),
-            readiness: readiness.clone(),
-        };
-        tokio::spawn(admin::serve(listener, Arc::new(state), stop_admin));
+        let starting = readiness.task("programs attached, pods enrolled, targets published");
+        serve_admin(options.admin, &metrics, &readiness).await?;
 
+        // All that can fail for reasons of our own comes before we take anything over.
         let (files, update) = Files::load(&options.manifests).await?;
         let named = NamedNetns::new(&options.netns_dir, &options.netns)?;
         let netns_dir = DirWatcher::new(&options.netns_dir, RECONCILE)?;
         let own_cookie = current_cookie().context("the cookie of our netns (kernel 5.14)")?;
         let cgroup = options.cgroup.clone().map_or_else(default_cgroup, Ok)?;
-        // First of all, before any connect: a policy must never lock us out ourselves.
-        let bypass_own = |maps: &mut Maps| maps.pods.set(own_cookie, Mode::Bypass);
-        let (redirect, mut maps) = Redirect::attach(&options.pins, &cgroup, bypass_own)?;
-        let epoch = maps.take_epoch()?;
-        tracing::info!(cgroup = %cgroup.display(), epoch, "programs attached");
-        attached.done();
-
+        let roots = system_roots();
+        for problem in roots.problems {
+            tracing::warn!(problem, "the system's trust store");
+        }
         let thread = NetnsThread::start()?;
-        let publisher = Publisher::new(&maps, epoch, Arc::clone(&metrics));
+        let (redirect, mut maps) = Redirect::load(&options.pins)?;
+        let epoch = Epoch::take(redirect.pins(), &mut maps)?;
+        let publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
         let proxy = Arc::new(Proxy {
             routes: publisher.routes(),
             dialer: Arc::new(Dialer {
@@ -184,35 +182,49 @@ impl Agent {
         });
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
-        let roots = system_roots();
-        for problem in roots.problems {
-            tracing::warn!(problem, "the system's trust store");
-        }
         let mut agent = Self {
+            cgroup,
             drain_timeout: options.drain_timeout,
-            pods: Pods::new(named, thread, redirect.pins().to_owned(), epoch),
-            _redirect: redirect,
+            own_cookie,
+            pods: Pods::new(named, thread, epoch.number()),
+            redirect,
             maps,
+            epoch,
+            foreign: foreign(&options.pins),
             netns_dir,
             files,
             system_roots: roots.bundle,
             statuses: Vec::new(),
+            snapshot: Snapshot::default(),
+            published: false,
             generation: 0,
             publisher,
             proxy,
             metrics,
             readiness,
-            published: Some(published),
+            starting: Some(starting),
         };
+        agent.attach()?;
         // Pods before targets: a published target must find every pod enrolled.
         agent.reconcile_pods().await;
-        agent.pods.remove_stale(&mut agent.maps.pods, own_cookie);
-        enrolled.done();
-        agent.apply(&update);
+        agent
+            .pods
+            .remove_stale(&agent.redirect, &mut agent.maps.pods, own_cookie);
+        agent.starting = None;
+        agent.apply(&update)?;
         Ok(agent)
     }
 
-    /// Follows changes until a signal, or until another agent takes over.
+    fn attach(&mut self) -> Result<()> {
+        // First of all, before any connect: a policy must never lock us out ourselves.
+        self.maps.pods.set(self.own_cookie, Mode::Bypass)?;
+        self.redirect.attach(&self.cgroup, &mut self.maps)?;
+        let (epoch, cgroup) = (self.epoch.number(), self.cgroup.display());
+        tracing::info!(%cgroup, epoch, "programs attached");
+        Ok(())
+    }
+
+    /// Follows changes until a signal, or until another agent has taken over.
     async fn follow(&mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -220,13 +232,18 @@ impl Agent {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                update = self.files.next() => self.apply(&update),
+                update = self.files.next() => self.apply(&update)?,
                 () = self.netns_dir.changed() => self.reconcile_pods().await,
                 _ = tick.tick() => {
                     self.publisher.expire_retired();
-                    if self.publisher.superseded(&self.maps)? {
-                        tracing::info!("another agent has taken over");
-                        return Ok(());
+                    match self.epoch.charge(&self.maps)? {
+                        Charge::Ours => self.settle()?,
+                        Charge::Starting => tracing::debug!("another agent is starting"),
+                        Charge::Vacant => self.take_back().await?,
+                        Charge::Superseded => {
+                            tracing::info!("another agent has taken over");
+                            return Ok(());
+                        }
                     }
                 }
                 _ = terminate.recv() => return Ok(()),
@@ -235,9 +252,46 @@ impl Agent {
         }
     }
 
+    /// A newer agent died before it was ready: all is as if it had never been.
+    async fn take_back(&mut self) -> Result<()> {
+        tracing::warn!("another agent died before it was ready: taking over again");
+        self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
+        self.attach()?;
+        self.pods
+            .take_back(&self.redirect, &mut self.maps.pods)
+            .context("the network namespaces can't be taken back")?;
+        self.reconcile_pods().await;
+        self.publisher.read_ids(&self.maps);
+        self.published = false;
+        self.publish();
+        self.settle()
+    }
+
+    /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
+    /// there is no reason to wait for the last netns.
+    fn settle(&mut self) -> Result<()> {
+        let ready = self.readiness.missing().is_empty();
+        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()?) {
+            remove_foreign(&std::mem::take(&mut self.foreign));
+            self.pods.listen()?;
+        }
+        if ready {
+            self.epoch.ready(&mut self.maps)?;
+        }
+        Ok(())
+    }
+
+    fn in_charge(&self) -> bool {
+        matches!(self.epoch.charge(&self.maps), Ok(Charge::Ours))
+    }
+
     async fn reconcile_pods(&mut self) {
         const NAME: &str = "network namespaces";
-        match self.pods.reconcile(&mut self.maps.pods, &self.proxy).await {
+        if !self.in_charge() {
+            return;
+        }
+        let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
+        match self.pods.reconcile(&self.redirect, modes, proxy).await {
             Ok(failed) if failed.is_empty() => self.readiness.clear(NAME),
             Ok(failed) => {
                 for (netns, error) in &failed {
@@ -257,8 +311,8 @@ impl Agent {
             .set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
     }
 
-    /// Compiles and publishes. What can't be published changes nothing that is in force.
-    fn apply(&mut self, update: &Update) {
+    /// Compiles, and publishes if we are in charge.
+    fn apply(&mut self, update: &Update) -> Result<()> {
         for error in &update.errors {
             tracing::error!("{error}");
         }
@@ -267,19 +321,29 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
-        match self.publisher.publish(&mut self.maps, &compiled.snapshot) {
+        self.snapshot = compiled.snapshot;
+        if self.in_charge() {
+            self.publish();
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// What can't be published changes nothing that is in force.
+    fn publish(&mut self) {
+        const NAME: &str = "targets";
+        let (publisher, maps) = (&mut self.publisher, &mut self.maps);
+        match publisher.publish(maps, &self.epoch, &self.snapshot) {
             Ok(()) => {
+                self.published = true;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation);
-                self.readiness.clear("targets");
-                if let Some(published) = self.published.take() {
-                    published.done();
-                }
-                tracing::info!(targets = compiled.snapshot.targets.len(), "published");
+                self.readiness.clear(NAME);
+                tracing::info!(targets = self.snapshot.targets.len(), "published");
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
-                self.readiness.set_problem("targets", format!("{error:#}"));
+                self.readiness.set_problem(NAME, format!("{error:#}"));
             }
         }
     }
@@ -299,10 +363,17 @@ impl Agent {
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.
     async fn drain(self) {
-        let (tasks, limit) = (&self.proxy.tasks, self.drain_timeout);
+        let limit = self.drain_timeout;
+        self.readiness.set_problem("agent", "draining");
+        tracing::info!(?limit, "draining");
+        if !self.in_charge() {
+            sleep(LINGER).await;
+        }
+        // With the pods' go the duplicates of their listeners, which would keep them open.
+        drop(self.pods);
+        let tasks = &self.proxy.tasks;
         self.proxy.draining.cancel();
         tasks.close();
-        tracing::info!(?limit, "draining");
         let again = async {
             let mut signals = (
                 signal(SignalKind::terminate()),
@@ -322,39 +393,20 @@ impl Agent {
     }
 }
 
-fn log_status(status: &PolicyStatus) {
-    let policy = &status.policy;
-    for problem in &status.problems {
-        tracing::error!(%policy, "{problem}");
-    }
-    for ancestor in &status.ancestors {
-        let conditions = [Some(&ancestor.accepted), ancestor.resolved_refs.as_ref()];
-        for condition in conditions.into_iter().flatten() {
-            let (reason, message) = (condition.reason.as_str(), &condition.message);
-            if condition.status {
-                tracing::info!(%policy, service = ancestor.service, reason, "{message}");
-            } else {
-                tracing::error!(%policy, service = ancestor.service, reason, "{message}");
-            }
-        }
-    }
-}
-
-fn conditions(status: &PolicyStatus) -> impl Iterator<Item = PolicyCondition> {
-    let condition = |condition: &'static str, reason: &'static str| PolicyCondition {
-        namespace: status.policy.namespace.clone(),
-        policy: status.policy.name.clone(),
-        condition,
-        reason,
+async fn serve_admin(
+    address: SocketAddr,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+) -> Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--admin {address}: can't listen"))?;
+    tracing::info!(address = %listener.local_addr()?, "admin");
+    let state = AdminState {
+        metrics: Arc::clone(metrics),
+        readiness: readiness.clone(),
     };
-    status.ancestors.iter().flat_map(move |ancestor| {
-        let resolved = ancestor.resolved_refs.as_ref();
-        [Some(condition(
-            "Accepted",
-            ancestor.accepted.reason.as_str(),
-        ))]
-        .into_iter()
-        .chain([resolved.map(|resolved| condition("ResolvedRefs", resolved.reason.as_str()))])
-        .flatten()
-    })
+    let never = CancellationToken::new();
+    tokio::spawn(admin::serve(listener, Arc::new(state), never));
+    Ok(())
 }

@@ -1,0 +1,122 @@
+//! Which of several agents on one node is in charge: the one of the newest epoch alone writes the maps. One that never
+//! became ready and died gives it back to the agent before it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use nodetls_ebpf::{EPOCH_NEWEST, EPOCH_READY};
+use rustix::fs::{FlockOperation, flock};
+
+use super::Maps;
+
+/// An agent's claim to the maps. It is alive as long as this is: the lock goes with the process, however that ends.
+pub struct Epoch {
+    number: u64,
+    pins: PathBuf,
+    _alive: File,
+}
+
+/// Who is in charge, as one agent sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// We are.
+    Ours,
+    /// A newer agent, which is not ready yet.
+    Starting,
+    /// Nobody: a newer agent died before it was ready.
+    Vacant,
+    /// A newer agent, which is or was ready, or one of another layout: we are to drain.
+    Superseded,
+}
+
+impl Epoch {
+    /// Takes the next epoch: from here on the agents before us don't write.
+    pub fn take(pins: &Path, maps: &mut Maps) -> Result<Self> {
+        let agents = pins.join("agents");
+        let one_at_a_time = File::open(&agents)?;
+        flock(&one_at_a_time, FlockOperation::LockExclusive)?;
+        remove_dead(&agents)?;
+        let number = maps.epoch(EPOCH_NEWEST)? + 1;
+        let directory = agents.join(number.to_string());
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let alive = File::open(&directory)?;
+        flock(&alive, FlockOperation::NonBlockingLockExclusive)
+            .with_context(|| format!("{} is locked", directory.display()))?;
+        maps.set_epoch(EPOCH_NEWEST, number)?;
+        Ok(Self {
+            number,
+            pins: pins.to_owned(),
+            _alive: alive,
+        })
+    }
+
+    /// Grows with every agent.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Tells the agents before us that they can go.
+    pub fn ready(&self, maps: &mut Maps) -> Result<()> {
+        maps.set_epoch(EPOCH_READY, self.number)
+    }
+
+    /// Whether an agent before us still lives.
+    pub fn has_living_elders(&self) -> Result<bool> {
+        for entry in fs::read_dir(self.pins.join("agents"))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number: Option<u64> = name.and_then(|name| name.parse().ok());
+            if number.is_some_and(|number| number < self.number) && is_alive(&path) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Who is in charge now.
+    pub fn charge(&self, maps: &Maps) -> Result<Charge> {
+        if !self.pinned(maps)? {
+            return Ok(Charge::Superseded);
+        }
+        let newest = maps.epoch(EPOCH_NEWEST)?;
+        if newest == self.number {
+            Ok(Charge::Ours)
+        } else if maps.epoch(EPOCH_READY)? > self.number {
+            Ok(Charge::Superseded)
+        } else if is_alive(&self.pins.join("agents").join(newest.to_string())) {
+            Ok(Charge::Starting)
+        } else {
+            Ok(Charge::Vacant)
+        }
+    }
+
+    /// Whether the pinned maps are still those that we write.
+    fn pinned(&self, maps: &Maps) -> Result<bool> {
+        match MapData::from_pin(self.pins.join("maps/EPOCH")) {
+            Ok(pinned) => Ok(pinned.info()?.id() == maps.epoch_map_id),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+/// Whether the process that locked `directory` lives.
+pub(super) fn is_alive(directory: &Path) -> bool {
+    File::open(directory)
+        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+}
+
+fn remove_dead(agents: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(agents)? {
+        let path = entry?.path();
+        if !is_alive(&path) {
+            fs::remove_dir(path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The bpffs directory of what outlives an agent: what in it is ours, what another version left, and their removal.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::links::FdLink;
+use nodetls_ebpf::LAYOUT;
+
+use super::maps;
+use crate::sys;
+
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Below the directory of all pins: where each `nodetls exec` has its own.
+pub(super) const EXEC: &str = "exec";
+/// Longer than a connect takes from its hook to its SYN.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Makes `directory` ready for pins of our layout. Pins of another shape are set aside as something foreign.
+pub(super) fn prepare(directory: &Path) -> Result<()> {
+    let help = || {
+        format!(
+            "{} can't be created: is a bpffs mounted there? (`mount -t bpf bpf /sys/fs/bpf`)",
+            directory.display()
+        )
+    };
+    fs::create_dir_all(directory).with_context(help)?;
+    if !is_bpffs(directory).with_context(help)? {
+        // Never leave pins' directories behind on a filesystem that can't hold pins.
+        let _ = fs::remove_dir(directory);
+        bail!(
+            "{} is not on a bpffs: `mount -t bpf bpf /sys/fs/bpf`, or name one with --pins",
+            directory.display()
+        );
+    }
+    if let Err(error) = maps::check_layout(directory) {
+        let aside = set_aside(directory)?;
+        tracing::warn!(%error, aside = %aside.display(), "pins of another layout are replaced");
+    }
+    for name in ["links", "maps", "netns", "agents"] {
+        fs::create_dir_all(directory.join(name)).with_context(help)?;
+    }
+    Ok(())
+}
+
+/// Whether `path` is on a bpffs.
+pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type == BPF_FS_MAGIC)
+}
+
+fn set_aside(directory: &Path) -> Result<PathBuf> {
+    let free = (1..)
+        .map(|number| directory.with_file_name(format!("{LAYOUT}-replaced-{number}")))
+        .find(|path| !path.exists())
+        .context("no free name")?;
+    fs::rename(directory, &free).context("pins of another layout can't be set aside")?;
+    Ok(free)
+}
+
+/// Pins that an agent of another layout left below `base`. Until they are removed their programs go on turning or
+/// refusing connects, so nothing leaks meanwhile.
+pub fn foreign(base: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(base) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name() != LAYOUT && entry.file_name() != EXEC)
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes foreign pins, so that our programs act from here on. Our sockmaps must still be empty: a connect that the
+/// foreign programs have turned already carries an id of theirs, and must be refused.
+pub fn remove_foreign(foreign: &[PathBuf]) {
+    for directory in foreign {
+        remove_links(directory, "netns_ino");
+        remove_links(directory, "cgroup_id");
+        remove(directory);
+        tracing::info!(directory = %directory.display(), "pins of another layout removed");
+    }
+    if !foreign.is_empty() {
+        std::thread::sleep(SETTLE);
+    }
+}
+
+/// Removes everything below `directory`: what turns connects first, so that none is turned to nobody. Tells what it
+/// removed.
+pub(super) fn remove(directory: &Path) -> Vec<PathBuf> {
+    let mut removed = remove_links(directory, "cgroup_id");
+    let (files, directories) = walk(directory);
+    removed.extend(files.into_iter().filter(|path| remove_pin(path)));
+    for path in directories.iter().rev() {
+        if let Err(error) = fs::remove_dir(path) {
+            tracing::warn!(directory = %path.display(), %error, "can't be removed");
+        }
+    }
+    removed
+}
+
+/// Removes the pinned links that have this field, which tells their kind.
+fn remove_links(directory: &Path, field: &str) -> Vec<PathBuf> {
+    let has_field = |path: &PathBuf| {
+        sys::bpf_obj_get(path).is_ok_and(|link| matches!(link_field(&link, field), Ok(Some(_))))
+    };
+    let links = walk(directory).0.into_iter().filter(has_field);
+    links.filter(|path| remove_pin(path)).collect()
+}
+
+fn remove_pin(path: &Path) -> bool {
+    fs::remove_file(path)
+        .inspect_err(|error| tracing::warn!(pin = %path.display(), %error, "can't be removed"))
+        .is_ok()
+}
+
+/// Files (links and maps, symbolic links too), and directories from the outermost in.
+fn walk(directory: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
+    let mut next = 0;
+    while let Some(directory) = directories.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let list = if is_directory {
+                &mut directories
+            } else {
+                &mut files
+            };
+            list.push(entry.path());
+        }
+    }
+    (files, directories)
+}
+
+/// Pins `link` at `path`; a stale pin there is replaced after the new link is in force.
+pub(super) fn pin_link(link: FdLink, path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("a stale pin can't be removed"),
+    }
+    link.pin(path)?;
+    Ok(())
+}
+
+/// A number that the kernel tells about a link; where a link is attached is in no other interface of aya's.
+pub(super) fn link_field(link: impl AsFd, field: &str) -> io::Result<Option<u64>> {
+    let path = format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd());
+    Ok(fs::read_to_string(path)?.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == field).then(|| value.trim().parse().ok())?
+    }))
+}

@@ -1,0 +1,105 @@
+//! Two agents on one machine: the newer takes over without a refused connection, or fails and leaves no trace.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test's way to fail.
+
+use std::fs;
+
+use nodetls_tests::{CLUSTER_IP, World, occurrences, policy, service};
+
+const URL: &str = "http://10.96.0.10:443/get";
+
+#[test]
+fn upgrades_under_load_refuse_nothing() {
+    let (mut world, _ca) = World::with_echo();
+    let mut result = String::new();
+    let wire = world.capture(|world| {
+        result = world.load(6_000, |world, turn| {
+            if turn % 2 == 1 {
+                world.upgrade_agent();
+            }
+        });
+    });
+    println!("{result}");
+    assert!(
+        result.contains("ok=6000 502=0 refused=0 other=0"),
+        "{result}"
+    );
+    assert!(world.log().matches("another agent has taken over").count() >= 2);
+    assert_eq!(occurrences(&wire, "marked"), 0, "plaintext on the wire");
+}
+
+#[test]
+fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
+    let (mut world, _ca) = World::with_echo();
+    // It can't publish more addresses than the map holds, so it never becomes ready.
+    let manifests = world.dir.path().join("too-many");
+    fs::create_dir(&manifests).unwrap();
+    let addresses: Vec<_> = (0..=u16::MAX)
+        .map(|i| format!("10.50.{}.{}", i >> 8, i & 255))
+        .collect();
+    let mut many = service("tls-backend", CLUSTER_IP, 443, 8443);
+    let external = format!("spec:\n  externalIPs: [{}]", addresses.join(","));
+    many = many.replacen("spec:", &external, 1);
+    fs::write(manifests.join("service.yaml"), many).unwrap();
+    fs::write(manifests.join("policy.yaml"), policy("www.example.com")).unwrap();
+    let mut second = None;
+    let result = world.load(4_000, |world, _| match &second {
+        None => second = Some(Some(world.start_beside(&manifests))),
+        Some(Some(_)) if world.log().contains("can't be published") => second = Some(None),
+        _ => {}
+    });
+    assert!(
+        result.contains("ok=4000 502=0 refused=0 other=0"),
+        "{result}"
+    );
+    assert!(world.log().contains("can't be published"));
+    world.wait("the first takes over again", |world| {
+        world.log().contains("taking over again")
+    });
+    // It is in charge again: it publishes, and can be replaced.
+    world.remove_manifest("policy.yaml");
+    world.wait("no target", |world| {
+        world.metric("nodetls_targets", &[]) == 0.0
+    });
+    world.upgrade_agent();
+}
+
+#[test]
+fn pins_of_another_layout_are_replaced_and_never_misread() {
+    let (mut world, _ca) = World::with_echo();
+    let mut result = String::new();
+    let wire = world.capture(|world| {
+        // Beside a living agent: its programs turn connects until ours are complete, then there is a moment of refusal.
+        result = world.load(3_000, |world, turn| {
+            if turn == 1 {
+                change_layout(world);
+                world.upgrade_agent();
+            }
+        });
+        // Left by a dead one.
+        world.kill_agent();
+        change_layout(world);
+        assert!(
+            world
+                .dial(&["10.96.0.10:443"])
+                .contains("ConnectionRefused")
+        );
+        world.start_agent();
+    });
+    println!("{result}");
+    assert!(
+        result.contains(" 502=0 ") && result.contains(" other=0"),
+        "{result}"
+    );
+    assert!(world.curl(&[URL]).ends_with("200"));
+    assert_eq!(occurrences(&wire, "marked"), 0, "plaintext on the wire");
+    assert_eq!(world.log().matches("another layout removed").count(), 2);
+    let left: Vec<_> = fs::read_dir(&world.pins).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// What was pinned as PODS is no EPOCH.
+fn change_layout(world: &World) {
+    let maps = world.pins.join("v1/maps");
+    fs::remove_file(maps.join("EPOCH")).unwrap();
+    fs::rename(maps.join("PODS"), maps.join("EPOCH")).unwrap();
+}
