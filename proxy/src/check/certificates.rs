@@ -105,12 +105,14 @@ impl<'a> Judged<'a> {
             )
         } else if parsed.version() != X509Version::V3 {
             (
-                "and X.509 before v3, which no server may present".to_owned(),
+                "as X.509 before v3 it vouches for what it signed, but no server may present it, and other TLS clients \
+                 may not trust it"
+                    .to_owned(),
                 "make it anew with CA:TRUE",
             )
         } else if !self.serves() {
             (
-                "and its extendedKeyUsage lacks serverAuth, so no server may present it".to_owned(),
+                "its extendedKeyUsage lacks serverAuth, so no server may present it".to_owned(),
                 "make it anew",
             )
         } else {

@@ -200,6 +200,27 @@ async fn an_issued_leaf_does_not_work_and_its_ca_does() {
     leaf.handshake(&[ca_certificate.der()]).await.unwrap();
 }
 
+/// What `openssl x509 -req -signkey` of OpenSSL before 3.2 makes without extensions; rcgen can't.
+const V1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBGTCBvwIULg/qp5a2+FCvlU7K7Pc4nXeIvpkwCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDb2xkMCAXDTI2MTEyMTE2MTg1NloYDzIxMjYxMDI4MTYxODU2WjAOMQww
+CgYDVQQDDANvbGQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATxralnAD2trB58
+4URiaE6uPklXEdSHQvFMPeyDH5l48emdtSwdZHPCWD+p6p7adffW2U6pu2+a+uoe
+0mgYKlXTMAoGCCqGSM49BAMCA0kAMEYCIQC38lbYqmiVHmUe1AmQfZ8YfUM415z4
+e3wJ2zcFZreZJAIhANoMuCWRAS1NnFlCXdBvjNhDakNoueiEAm6Bh2s9Ycau
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn an_x509_v1_certificate_is_told() {
+    let policy = judge_ca(V1);
+    let warning = policy.warnings.first().unwrap();
+    let expected = "ConfigMap default/ca: certificate \"old\" is no CA's (it has no basicConstraints): as X.509 before v3";
+    assert!(warning.starts_with(expected), "{policy:#?}");
+    assert_eq!((policy.warnings.len(), policy.errors.len()), (1, 0));
+}
+
 /// What the words for an expired certificate say of nodetls itself.
 #[tokio::test]
 async fn an_expired_ca_still_vouches_and_an_expired_pinned_leaf_does_not() {
