@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod addr;
 pub mod admin;
 pub mod agent;
+pub mod check;
 pub mod failure;
 pub mod metrics;
 pub mod pods;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodetls::agent::{self, Options};
-use nodetls::redirect;
+use nodetls::{check, redirect};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(Box<Options>),
+    Check(check::Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
     Canary {
@@ -32,14 +33,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Agent(options) => agent::run(*options),
-        Command::Canary { cgroup, address } => redirect::run_canary_child(&cgroup, address),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+        Command::Agent(options) => agent::run(*options).map(|()| ExitCode::SUCCESS),
+        Command::Canary { cgroup, address } => {
+            redirect::run_canary_child(&cgroup, address).map(|()| ExitCode::SUCCESS)
         }
-    }
+        Command::Check(options) => check::run(&options),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -9,7 +9,7 @@ use super::conflict::{self, Winners};
 use super::endpoints::Slices;
 use super::service::{self, Port, Scope, View};
 use super::snapshot::{ObjectName, Refusal, Snapshot, Target};
-use super::status::{AncestorStatus, Condition, PolicyStatus, Reason};
+use super::status::{AncestorStatus, Condition, PolicyStatus, Reason, quoted};
 use super::validate::TargetRef;
 use super::{Objects, Policy};
 
@@ -87,21 +87,43 @@ impl<'a> Attached<'a> {
     /// What became of each policy, given what became of all.
     pub(super) fn statuses(&self, snapshot: &Snapshot) -> Vec<PolicyStatus> {
         let status = |(place, policy): (usize, &Policy)| {
-            let ancestor = |(target, found): (&TargetRef, &Result<_, _>)| AncestorStatus {
-                service: target.service.clone(),
-                section_name: target.section.clone(),
-                accepted: self.accepted(place, found, snapshot),
-                resolved_refs: policy.resolved_refs.clone(),
-            };
             let targets = policy.spec.targets.iter().zip(&self.found[place]);
+            let ancestor = |(target, found)| self.ancestor(place, target, found, snapshot);
             PolicyStatus {
                 policy: policy.name.clone(),
                 generation: policy.generation,
                 ancestors: targets.map(ancestor).collect(),
                 problems: policy.spec.problems.clone(),
+                warnings: policy.warnings.clone(),
             }
         };
         self.policies.iter().enumerate().map(status).collect()
+    }
+
+    fn ancestor(
+        &self,
+        place: usize,
+        target: &TargetRef,
+        found: &Result<(usize, Scope), String>,
+        snapshot: &Snapshot,
+    ) -> AncestorStatus {
+        let policy = &self.policies[place];
+        let (refused, warnings) = match *found {
+            Ok((service, scope)) if self.winners.of(service, scope) == Some(place) => (
+                self.refused_addresses(place, service, scope, snapshot),
+                self.warnings(place, service, scope),
+            ),
+            _ => Default::default(),
+        };
+        let accepted = self.accepted(place, found, &refused);
+        AncestorStatus {
+            service: target.service.clone(),
+            section_name: target.section.clone(),
+            refused_addresses: if accepted.status { refused } else { Vec::new() },
+            accepted,
+            resolved_refs: policy.resolved_refs.clone(),
+            warnings,
+        }
     }
 
     /// Condition `Accepted` for one target. The API demands Conflicted of every loser and Invalid of every policy on
@@ -110,7 +132,7 @@ impl<'a> Attached<'a> {
         &self,
         policy: usize,
         found: &Result<(usize, Scope), String>,
-        snapshot: &Snapshot,
+        refused: &[String],
     ) -> Condition {
         let plan = &self.policies[policy].plan;
         let (service, scope) = match (found, plan) {
@@ -139,8 +161,46 @@ impl<'a> Attached<'a> {
         let mut sentences = vec![view.describe(scope)];
         sentences.extend(view.notes.iter().cloned());
         sentences.extend(view.other_protocols(scope));
-        sentences.extend(self.refused_addresses(policy, service, scope, snapshot));
+        sentences.extend(refused.iter().cloned());
         Condition::new(Reason::Accepted, sentences.join("; "))
+    }
+
+    /// The TCP ports of a scope on which this very policy is in force.
+    fn own_ports(
+        &self,
+        policy: usize,
+        service: usize,
+        scope: Scope,
+    ) -> impl Iterator<Item = &Port<'a>> {
+        let in_force = self.in_force(service, scope);
+        in_force.filter_map(move |(port, winner)| (winner == policy).then_some(port))
+    }
+
+    /// What the author of a policy that won its target may not have meant.
+    fn warnings(&self, policy: usize, service: usize, scope: Scope) -> Vec<String> {
+        let view = &self.views[service];
+        let mut warnings = view.notes.clone();
+        let tcp = view.ports_in(scope).any(|(_, port)| port.is_tcp());
+        if tcp && self.own_ports(policy, service, scope).next().is_none() {
+            warnings.push(format!(
+                "every TCP port of Service {} has a policy of its own: this one is in force on none",
+                view.name
+            ));
+        }
+        if tcp && let Some(others) = view.other_protocols(scope) {
+            warnings.push(format!("Service {}: {others}", view.name));
+        }
+        for port in self.own_ports(policy, service, scope) {
+            if let Some(protocol) = port.plaintext_protocol() {
+                warnings.push(format!(
+                    "Service {}, port {port}: appProtocol {} says plaintext: if the server speaks TLS, write https or \
+                     kubernetes.io/wss, or leave it out; if not, don't target this port",
+                    view.name,
+                    quoted(protocol)
+                ));
+            }
+        }
+        warnings
     }
 
     /// Why a valid policy is not in effect on some of its addresses: another Service has them too.
@@ -150,16 +210,16 @@ impl<'a> Attached<'a> {
         service: usize,
         scope: Scope,
         snapshot: &Snapshot,
-    ) -> impl Iterator<Item = String> {
-        let own = self
-            .in_force(service, scope)
-            .filter(move |(_, winner)| *winner == policy);
-        let addresses = own.flat_map(move |(port, _)| {
+    ) -> Vec<String> {
+        let own = self.own_ports(policy, service, scope);
+        let addresses = own.flat_map(move |port| {
             let ips = self.views[service].addresses.iter();
             ips.map(|ip| SocketAddr::new(*ip, port.number))
         });
         let targets = addresses.filter_map(|address| snapshot.targets.get(&address));
-        targets.filter_map(|target| Some(target.plan.as_ref().err()?.message.clone()))
+        targets
+            .filter_map(|target| Some(target.plan.as_ref().err()?.message.clone()))
+            .collect()
     }
 }
 

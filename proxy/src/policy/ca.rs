@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::Objects;
 use super::snapshot::{CaBundle, ObjectName};
 use super::status::{Condition, Reason, listed, quoted};
-use super::validate::{CaRef, Trust};
+use super::validate::{self, CaRef, Trust};
 
 /// The key of a ConfigMap that the API prescribes.
 const KEY: &str = "ca.crt";
@@ -28,6 +29,22 @@ pub(super) struct Resolved {
     pub(super) roots: Result<Arc<CaBundle>, Condition>,
     /// Condition `ResolvedRefs`.
     pub(super) condition: Option<Condition>,
+}
+
+/// For each policy the usable ConfigMaps of its `caCertificateRefs`, whether or not the policy is in force.
+pub(crate) fn ca_bundles(
+    objects: &Objects,
+) -> BTreeMap<ObjectName, Vec<(ObjectName, Arc<CaBundle>)>> {
+    let mut authorities = Authorities::new(&objects.config_maps, None);
+    let bundles = objects.policies.iter().map(|(name, policy)| {
+        let refs = match validate::read(&policy.spec).trust {
+            Some(Trust::Refs(refs)) => refs,
+            Some(Trust::System) | None => Vec::new(),
+        };
+        let resolve = |ca_ref| authorities.resolve_ref(&name.namespace, ca_ref).ok();
+        (name.clone(), refs.iter().filter_map(resolve).collect())
+    });
+    bundles.collect()
 }
 
 impl<'a> Authorities<'a> {

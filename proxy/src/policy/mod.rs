@@ -16,11 +16,13 @@ mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod validate;
 
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
+pub(crate) use ca::ca_bundles;
 pub use objects::Objects;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
@@ -59,6 +61,8 @@ struct Policy<'a> {
     name: &'a ObjectName,
     generation: Option<i64>,
     spec: Spec,
+    /// What its author should know of the spec, although it is no mistake.
+    warnings: Vec<String>,
     /// The TLS it asks for; or condition `Accepted`, which is False.
     plan: Result<Arc<Origination>, Condition>,
     /// Condition `ResolvedRefs`.
@@ -94,6 +98,7 @@ impl<'a> Policy<'a> {
             name,
             generation,
             spec,
+            warnings: unknown::unknown_fields(&policy.spec),
             plan,
             resolved_refs: condition,
         }

@@ -31,7 +31,11 @@ pub(super) struct Port<'a> {
     pub(super) name: &'a str,
     pub(super) number: u16,
     protocol: &'a str,
+    app_protocol: &'a str,
 }
+
+/// IANA's `http`, what KEP-3726 defines as cleartext, and the latter without the prefix.
+const PLAINTEXT: [&str; 5] = ["http", "h2c", "ws", "kubernetes.io/h2c", "kubernetes.io/ws"];
 
 /// Which Service has a ClusterIP.
 pub(super) type ClusterIps<'a> = HashMap<IpAddr, &'a ObjectName>;
@@ -59,6 +63,9 @@ impl<'a> View<'a> {
             addresses: BTreeSet::new(),
             notes: Vec::new(),
         };
+        if view.ports.is_empty() {
+            view.note("has no port: there is nothing to connect to");
+        }
         let external_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
         if external_name == Some("ExternalName") {
             view.note("is an ExternalName: it has no address of its own, and is not covered yet");
@@ -102,7 +109,7 @@ impl<'a> View<'a> {
             }
         }
         if self.addresses.is_empty() {
-            self.note("has no address to cover: in a manifest, set spec.clusterIP");
+            self.note("has no address to cover: in a manifest for nodetls, set spec.clusterIP");
         }
     }
 
@@ -187,12 +194,22 @@ impl<'a> Port<'a> {
             name: port.name.as_deref().unwrap_or_default(),
             number,
             protocol: port.protocol.as_deref().unwrap_or("TCP"),
+            app_protocol: port.app_protocol.as_deref().unwrap_or_default(),
         })
     }
 
     /// A misspelt protocol (`tcp`, in a file) counts as TCP, so that the port is not left in plaintext.
     pub(super) fn is_tcp(&self) -> bool {
         !matches!(self.protocol, "UDP" | "SCTP")
+    }
+
+    /// The `appProtocol`, if it says that the server speaks plaintext. Many say nothing of it: `grpc`, `redis`.
+    pub(super) fn plaintext_protocol(&self) -> Option<&'a str> {
+        let named = |known: &str| known.eq_ignore_ascii_case(self.app_protocol);
+        PLAINTEXT
+            .into_iter()
+            .any(named)
+            .then_some(self.app_protocol)
     }
 }
 

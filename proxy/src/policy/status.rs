@@ -16,6 +16,8 @@ pub struct PolicyStatus {
     /// What is wrong with the spec itself, a sentence each with its JSON path; empty for a valid spec. The ancestors
     /// repeat it, but a policy whose targetRefs can't be read has none.
     pub problems: Vec<String>,
+    /// What the author should know of the spec, although it is no mistake: a sentence each with its JSON path.
+    pub warnings: Vec<String>,
 }
 
 /// What became of one targetRef.
@@ -29,6 +31,10 @@ pub struct AncestorStatus {
     pub accepted: Condition,
     /// Condition `ResolvedRefs`; none when the spec doesn't say which CA it means.
     pub resolved_refs: Option<Condition>,
+    /// Of an accepted policy, why it is refused all the same on some addresses: a sentence each.
+    pub refused_addresses: Vec<String>,
+    /// What is not covered, or looks like a mistake: a sentence each. Empty for the loser of a conflict.
+    pub warnings: Vec<String>,
 }
 
 /// A condition, whose type its place tells.

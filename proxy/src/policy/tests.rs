@@ -7,6 +7,7 @@ mod properties;
 mod service;
 mod targets;
 mod validate;
+mod warnings;
 
 use std::sync::{Arc, LazyLock};
 

@@ -20,6 +20,9 @@ use crate::policy::Objects;
 use crate::watch_dir::{DirWatcher, WatchError};
 
 mod merge;
+mod once;
+
+pub use once::read_once;
 
 /// How often the directory is read without an event.
 const RECONCILE: Duration = Duration::from_secs(10);
@@ -236,22 +239,18 @@ impl Files {
     }
 
     fn update(&mut self) -> Update {
-        let mut errors = Vec::new();
-        let error = |cause: &String| FileError {
-            file: self.dir.clone(),
-            document: None,
-            object: None,
-            cause: cause.clone(),
-        };
-        errors.extend(self.dir_error.iter().map(error));
-        for (name, file) in &self.files {
-            errors.extend(file.errors(&self.dir.join(name), self.patience()));
+        let patience = self.patience();
+        let mut update = merge::update(&self.dir, &self.files, &mut self.owners, patience);
+        if let Some(cause) = &self.dir_error {
+            let error = FileError {
+                file: self.dir.clone(),
+                document: None,
+                object: None,
+                cause: cause.clone(),
+            };
+            update.errors.insert(0, error);
         }
-        let (objects, conflicts) = merge::merge(&self.dir, &self.files, &mut self.owners);
-        errors.extend(conflicts);
-        // A stable sort: the documents of a file stay in their order.
-        errors.sort_by(|a, b| a.file.cmp(&b.file));
-        Update { objects, errors }
+        update
     }
 }
 

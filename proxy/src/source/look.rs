@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -66,7 +66,8 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     read_bounded(file).map(Some)
 }
 
-fn read_bounded(file: File) -> io::Result<Vec<u8>> {
+/// Everything, if it is not too large.
+pub(super) fn read_bounded(file: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

@@ -9,7 +9,7 @@ mod files;
 mod look;
 mod manifest;
 
-pub use files::Files;
+pub use files::{Files, read_once};
 
 /// The objects as they are now, and what could not be read.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -3,16 +3,35 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
-use super::{FileError, Tracked};
+use super::{FileError, Tracked, Update};
 use crate::policy::{ObjectName, Objects};
 
 /// The file that each object comes from.
 pub(super) type Owners = BTreeMap<(&'static str, ObjectName), OsString>;
 
+/// The objects of all files, and every error in the order of the file names.
+pub(super) fn update(
+    dir: &Path,
+    files: &BTreeMap<OsString, Tracked>,
+    owners: &mut Owners,
+    patience: Duration,
+) -> Update {
+    let mut errors = Vec::new();
+    for (name, file) in files {
+        errors.extend(file.errors(&dir.join(name), patience));
+    }
+    let (objects, conflicts) = merge(dir, files, owners);
+    errors.extend(conflicts);
+    // A stable sort: the documents of a file stay in their order.
+    errors.sort_by(|a, b| a.file.cmp(&b.file));
+    Update { objects, errors }
+}
+
 /// Joins the objects of all files. One that stands in two comes from the file that had it before (`owners`), else from
 /// the one that sorts first; the other file gets an error.
-pub(super) fn merge(
+fn merge(
     dir: &Path,
     files: &BTreeMap<OsString, Tracked>,
     owners: &mut Owners,

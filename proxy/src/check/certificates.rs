@@ -1,0 +1,158 @@
+//! What is wrong with CA certificates that can be read: dates, and certificates that are no CA's.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name, X509Version};
+
+use crate::failure::quoted;
+use crate::policy::{CaBundle, ObjectName};
+
+/// Something to tell a policy's author.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    Error(String),
+    Warning(String),
+}
+
+/// Judges the certificates that a policy trusts.
+pub(super) fn judge(
+    bundles: &[(ObjectName, Arc<CaBundle>)],
+    now: Timestamp,
+    expiry_days: u16,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (config_map, bundle) in bundles {
+        for certificate in &bundle.certificates {
+            let Some(judged) = Judged::new(config_map, certificate) else {
+                let text = format!("ConfigMap {config_map}: a certificate's dates can't be read");
+                findings.push(Finding::Warning(text));
+                continue;
+            };
+            findings.extend(judged.dates(now, expiry_days));
+            findings.extend(judged.no_ca().map(Finding::Warning));
+        }
+    }
+    findings
+}
+
+/// A certificate of a ConfigMap.
+struct Judged<'a> {
+    /// In words.
+    name: String,
+    parsed: X509Certificate<'a>,
+}
+
+impl<'a> Judged<'a> {
+    fn new(config_map: &ObjectName, certificate: &'a CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let subject = describe(parsed.subject());
+        let name = format!("ConfigMap {config_map}: certificate {subject}");
+        Some(Self { name, parsed })
+    }
+
+    /// A CA's own dates bind other TLS clients, not webpki; a pinned leaf's bind all.
+    fn dates(&self, now: Timestamp, expiry_days: u16) -> Option<Finding> {
+        let Self { name, parsed } = self;
+        let validity = parsed.validity();
+        let (start, end) = (
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+        );
+        let left = end - now.as_second();
+        if left < 0 {
+            let effect = if self.is_ca() {
+                "other TLS clients no longer trust what it signed (nodetls looks at the server's certificate only)"
+            } else {
+                "a server that presents it is refused"
+            };
+            let end = date(end);
+            return Some(Finding::Error(format!(
+                "{name} expired at {end}: {effect}: remove or renew it"
+            )));
+        }
+        if left <= i64::from(expiry_days) * 86_400 {
+            let (end, days) = (date(end), left / 86_400);
+            return Some(Finding::Warning(format!(
+                "{name} expires at {end}, in {days} days: add its successor now"
+            )));
+        }
+        (now.as_second() < start).then(|| {
+            let start = date(start);
+            Finding::Warning(format!("{name} is not valid before {start}"))
+        })
+    }
+
+    /// For a certificate that is no CA's, what it is good for: see `tls::verifier`, which takes a self-signed one of
+    /// the bundle as the server's own.
+    fn no_ca(&self) -> Option<String> {
+        let Self { name, parsed } = self;
+        if self.is_ca() {
+            return None;
+        }
+        let cause = match parsed.basic_constraints() {
+            Ok(Some(_)) => "is no CA's (basicConstraints CA:FALSE)",
+            _ => "is no CA's (it has no basicConstraints)",
+        };
+        let issuer = describe(parsed.issuer());
+        let (effect, cure) = if parsed.subject().as_raw() != parsed.issuer().as_raw() {
+            (
+                format!(
+                    "it was issued by {issuer}, and whoever presents it is trusted only by that CA's certificate"
+                ),
+                "put that here instead",
+            )
+        } else if parsed.version() != X509Version::V3 {
+            (
+                "as X.509 before v3 it vouches for what it signed, but no server may present it, and other TLS clients \
+                 may not trust it"
+                    .to_owned(),
+                "make it anew with CA:TRUE",
+            )
+        } else if !self.serves() {
+            (
+                "its extendedKeyUsage lacks serverAuth, so no server may present it".to_owned(),
+                "make it anew",
+            )
+        } else {
+            (
+                "it works for a server that presents this very certificate (a pinned leaf)"
+                    .to_owned(),
+                "use a CA's unless that is meant",
+            )
+        };
+        Some(format!("{name} {cause}: {effect}: {cure}"))
+    }
+
+    fn is_ca(&self) -> bool {
+        let constraints = self.parsed.basic_constraints();
+        matches!(constraints, Ok(Some(extension)) if extension.value.ca)
+    }
+
+    /// Whether its extendedKeyUsage, if any, allows it to be a server's.
+    fn serves(&self) -> bool {
+        match self.parsed.extended_key_usage() {
+            Ok(usage) => usage.is_none_or(|usage| usage.value.server_auth),
+            Err(_) => false,
+        }
+    }
+}
+
+/// The common name, else the whole distinguished name.
+fn describe(name: &X509Name) -> String {
+    let common = name.iter_common_name().next();
+    match common.and_then(|attribute| attribute.as_str().ok()) {
+        Some(common) => quoted(common),
+        None => quoted(&name.to_string()),
+    }
+}
+
+/// Seconds since 1970 as RFC 3339.
+fn date(seconds: i64) -> String {
+    let time = Timestamp::from_second(seconds);
+    time.map_or_else(
+        |_| format!("{seconds} s after 1970"),
+        |time| time.to_string(),
+    )
+}

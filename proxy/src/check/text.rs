@@ -1,0 +1,109 @@
+//! The report for people: a table, with what is wrong below each policy.
+
+use super::report::{Ancestor, PolicyReport, Report, Unreadable, Verdict};
+
+/// A line of the table.
+type Row = [String; 4];
+
+/// Renders a report. Every line ends in a newline.
+pub(super) fn render(report: &Report) -> String {
+    let header = ["POLICY", "SERVICE", "ACCEPTED", "RESOLVEDREFS"].map(str::to_owned);
+    let tables: Vec<Vec<Row>> = report.policies.iter().map(rows).collect();
+    let all = || tables.iter().flatten().chain([&header]);
+    let widths = [0, 1, 2].map(|column| {
+        let width = |row: &Row| row[column].chars().count();
+        all().map(width).max().unwrap_or_default()
+    });
+    let mut text = String::new();
+    if !report.policies.is_empty() {
+        line(&mut text, &aligned(&header, widths));
+    }
+    for (policy, rows) in report.policies.iter().zip(&tables) {
+        for row in rows {
+            line(&mut text, &aligned(row, widths));
+        }
+        for error in &policy.errors {
+            line(&mut text, &format!("  error: {error}"));
+        }
+        for warning in &policy.warnings {
+            line(&mut text, &format!("  warning: {warning}"));
+        }
+    }
+    for unreadable in &report.unreadable {
+        line(&mut text, &format!("error: {}", place(unreadable)));
+    }
+    for warning in &report.warnings {
+        line(&mut text, &format!("warning: {warning}"));
+    }
+    line(&mut text, &summary(report));
+    text
+}
+
+/// A row for each target; one for a policy without.
+fn rows(policy: &PolicyReport) -> Vec<Row> {
+    let name = format!("{}/{}", policy.namespace, policy.name);
+    let none = || "-".to_owned();
+    if policy.ancestors.is_empty() {
+        return vec![[name, none(), none(), none()]];
+    }
+    let row = |ancestor: &Ancestor| {
+        let target = &ancestor.ancestor_ref;
+        let service = match &target.section_name {
+            Some(section) => format!("{}:{section}", target.name),
+            None => target.name.clone(),
+        };
+        let condition = |type_| {
+            let mut conditions = ancestor.conditions.iter();
+            match conditions.find(|condition| condition.type_ == type_) {
+                None => none(),
+                Some(condition) if condition.status == "True" => condition.status.to_owned(),
+                Some(condition) => format!("{} ({})", condition.status, condition.reason),
+            }
+        };
+        let (accepted, resolved_refs) = (condition("Accepted"), condition("ResolvedRefs"));
+        [name.clone(), service, accepted, resolved_refs]
+    };
+    policy.ancestors.iter().map(row).collect()
+}
+
+fn aligned(row: &Row, widths: [usize; 3]) -> String {
+    let [policy, service, accepted, resolved_refs] = row;
+    let [a, b, c] = widths;
+    format!("{policy:a$}  {service:b$}  {accepted:c$}  {resolved_refs}")
+}
+
+fn place(unreadable: &Unreadable) -> String {
+    let mut place = unreadable.file.display().to_string();
+    if let Some(document) = unreadable.document {
+        place.push_str(&format!(", document {document}"));
+    }
+    if let Some(object) = &unreadable.object {
+        place.push_str(&format!(", {object}"));
+    }
+    format!("{place}: {}", unreadable.cause)
+}
+
+fn summary(report: &Report) -> String {
+    let refused = |policy: &&PolicyReport| policy.verdict == Verdict::Refused;
+    let refused = report.policies.iter().filter(refused).count();
+    let warnings = report.policies.iter().map(|policy| policy.warnings.len());
+    let parts = [
+        format!("policies: {}", report.policies.len()),
+        format!("refused: {refused}"),
+        format!("unreadable: {}", report.unreadable.len()),
+        format!(
+            "warnings: {}",
+            warnings.sum::<usize>() + report.warnings.len()
+        ),
+    ];
+    parts.join(", ")
+}
+
+/// Adds a line. Names are what their authors chose: no control character of them gets to a terminal or a CI log.
+fn line(text: &mut String, line: &str) {
+    let shown = line
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    text.extend(shown);
+    text.push('\n');
+}
