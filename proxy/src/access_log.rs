@@ -1,14 +1,14 @@
-//! One line per connection, at its end; and the set-up of logging. Everything goes to standard output, where container
-//! platforms look for it.
+//! One line per connection, at its end; and the set-up of logging.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tracing::field::display;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::policy::ObjectName;
 
@@ -38,17 +38,30 @@ pub enum LogError {
     Twice(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sends the process's log lines and access lines to standard output, in colour only if that is a terminal. `filter` is
-/// a list of `target=level`, as in `info,access=warn`.
-pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LogError> {
+/// Where log lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// Where container platforms look for them.
+    Stdout,
+    /// Away from what a command prints.
+    Stderr,
+}
+
+/// Sets logging up for this process, access lines included, in colour only on a terminal. `filter` is a list of
+/// `target=level`, as in `info,access=warn`.
+pub fn init_logging(format: LogFormat, filter: &str, to: LogTo) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
         filter: filter.to_owned(),
         source,
     })?;
+    let (writer, terminal) = match to {
+        LogTo::Stdout => (BoxMakeWriter::new(io::stdout), io::stdout().is_terminal()),
+        LogTo::Stderr => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stdout)
-        .with_ansi(std::io::stdout().is_terminal());
+        .with_writer(writer)
+        .with_ansi(terminal);
     match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

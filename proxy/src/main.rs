@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodetls::agent::{self, Options};
-use nodetls::{check, redirect};
+use nodetls::{check, exec, redirect};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(Box<Options>),
+    Exec(exec::Options),
     Check(check::Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Canary { cgroup, address } => {
             redirect::run_canary_child(&cgroup, address).map(|()| ExitCode::SUCCESS)
         }
+        Command::Exec(options) => return exec::run(&options),
         Command::Check(options) => check::run(&options),
     };
     result.unwrap_or_else(|error| {

@@ -55,6 +55,20 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Marks every descriptor but the standard streams to be closed by execve(2) (kernel 5.11).
+pub fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: closes nothing now, and whoever runs after execve has no other way to these descriptors.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
 /// Opens what is pinned at `path` on a bpffs.
 pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
     #[repr(C)]

@@ -21,12 +21,12 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// It is absent, or may not be looked at.
-    #[error("cannot open directory {}: {source}; create it or name another", dir.display())]
+    #[error("cannot open directory {}: {cause}; create it or name another", dir.display())]
     Unreadable {
         /// The directory.
         dir: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is a file.
     #[error("{} is not a directory; name the directory that holds the files", dir.display())]
@@ -36,14 +36,14 @@ pub enum WatchError {
     },
     /// inotify refuses: mostly its limits.
     #[error(
-        "cannot watch {}: {source}; raise fs.inotify.max_user_instances or max_user_watches",
+        "cannot watch {}: {cause}; raise fs.inotify.max_user_instances or max_user_watches",
         dir.display()
     )]
     Inotify {
         /// The directory.
         dir: PathBuf,
         /// Why.
-        source: notify::Error,
+        cause: notify::Error,
     },
 }
 
@@ -135,9 +135,9 @@ impl Watch {
         let inode = inode(dir)?;
         let shared = Arc::new(Shared::default());
         let handler = Arc::clone(&shared);
-        let inotify = |source| WatchError::Inotify {
+        let inotify = |cause| WatchError::Inotify {
             dir: dir.to_owned(),
-            source,
+            cause,
         };
         let mut watcher = INotifyWatcher::new(
             {
@@ -164,9 +164,9 @@ impl Watch {
 }
 
 fn inode(dir: &Path) -> Result<(u64, u64), WatchError> {
-    let unreadable = |source| WatchError::Unreadable {
+    let unreadable = |cause| WatchError::Unreadable {
         dir: dir.to_owned(),
-        source,
+        cause,
     };
     let metadata = std::fs::metadata(dir).map_err(unreadable)?;
     if !metadata.is_dir() {

@@ -386,7 +386,7 @@ impl World {
         let file = self.dir.path().join("capture.pcap");
         let mut command = netns_exec(&self.backend, "tcpdump");
         command
-            .args(["-U", "-i", "any", "--immediate-mode", "-B", "65536", "-w"])
+            .args(["-i", "any", "--immediate-mode", "-B", "65536", "-w"])
             .arg(&file);
         let mut tcpdump = Running(command.stderr(Stdio::piped()).spawn().unwrap());
         self.wait("tcpdump captures", |_| file.exists());

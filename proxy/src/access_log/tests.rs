@@ -142,6 +142,6 @@ async fn a_cancelled_connection_leaves_a_line_too() {
 
 #[test]
 fn a_bad_filter_is_named() {
-    let error = init_logging(LogFormat::Text, "info,foo=loud").unwrap_err();
+    let error = init_logging(LogFormat::Text, "info,foo=loud", LogTo::Stderr).unwrap_err();
     assert!(error.to_string().contains("info,foo=loud"), "{error}");
 }

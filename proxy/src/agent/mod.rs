@@ -16,11 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use self::report::{conditions, log_status};
-use crate::access_log::{LogFormat, init_logging};
+use self::report::conditions;
+pub(crate) use self::report::log_status;
+use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
+use crate::exec;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::named::NamedNetns;
@@ -86,7 +87,7 @@ pub struct Options {
     pub log: String,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "not a number of seconds".to_owned())?;
@@ -98,7 +99,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// When it can't start: what is missing, and the cure.
 pub fn run(options: Options) -> Result<()> {
-    init_logging(options.log_format, &options.log)?;
+    init_logging(options.log_format, &options.log, LogTo::Stdout)?;
     raise_fd_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -112,7 +113,7 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 /// Every connection takes two descriptors; the soft limit is for programs that use select(2).
-fn raise_fd_limit() {
+pub(crate) fn raise_fd_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -165,21 +166,19 @@ impl Agent {
         }
         let thread = NetnsThread::start()?;
         let (redirect, mut maps) = Redirect::load(&options.pins)?;
+        if let Err(error) = exec::collect_stale(&options.pins) {
+            tracing::warn!(%error, "what killed `nodetls exec` left can't be collected");
+        }
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
         let publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
-        let proxy = Arc::new(Proxy {
-            routes: publisher.routes(),
-            dialer: Arc::new(Dialer {
-                netns: thread.clone(),
-                own_sockets: Arc::clone(&maps.own_sockets),
-                connect_timeout: options.connect_timeout,
-                handshake_timeout: options.handshake_timeout,
-            }),
-            metrics: Arc::clone(&metrics),
-            draining: CancellationToken::new(),
-            ending: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        });
+        let dialer = Dialer {
+            netns: thread.clone(),
+            own_sockets: Arc::clone(&maps.own_sockets),
+            connect_timeout: options.connect_timeout,
+            handshake_timeout: options.handshake_timeout,
+        };
+        let routes = publisher.routes();
+        let proxy = Arc::new(Proxy::new(routes, dialer, Arc::clone(&metrics)));
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
         let mut agent = Self {
@@ -271,7 +270,7 @@ impl Agent {
     /// there is no reason to wait for the last netns.
     fn settle(&mut self) -> Result<()> {
         let ready = self.readiness.missing().is_empty();
-        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()?) {
+        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()) {
             remove_foreign(&std::mem::take(&mut self.foreign));
             self.pods.listen()?;
         }

@@ -3,7 +3,7 @@
 use crate::metrics::PolicyCondition;
 use crate::policy::PolicyStatus;
 
-pub(super) fn log_status(status: &PolicyStatus) {
+pub(crate) fn log_status(status: &PolicyStatus) {
     let policy = &status.policy;
     for problem in &status.problems {
         tracing::error!(%policy, "{problem}");

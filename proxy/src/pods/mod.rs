@@ -38,9 +38,9 @@ pub trait Serve {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<TcpListener>);
 }
 
-struct Enrolled {
+/// A pod whose connects can be turned to us. Dropping it changes nothing in the kernel.
+pub struct Enrolled {
     pod: Arc<Pod>,
-    inode: u64,
     cookie: u64,
     lookup: Lookup,
     /// Duplicates of those served, for the sockmap.
@@ -48,13 +48,51 @@ struct Enrolled {
 }
 
 impl Enrolled {
+    /// Attaches the sk_lookup program of `netns`, and has its listeners (from [`open`]) served.
+    pub fn new(
+        redirect: &Redirect,
+        name: &str,
+        netns: Arc<File>,
+        cookie: u64,
+        listeners: Vec<TcpListener>,
+        server: &impl Serve,
+    ) -> Result<Self> {
+        let lookup = Lookup::attach(redirect, cookie, &netns)?;
+        let pod = Arc::new(Pod {
+            name: name.to_owned(),
+            netns,
+            released: CancellationToken::new(),
+        });
+        let duplicates = listeners.iter().map(TcpListener::try_clone);
+        let duplicates = duplicates.collect::<Result<_, _>>()?;
+        server.serve(&pod, listeners);
+        Ok(Self {
+            pod,
+            cookie,
+            lookup,
+            listeners: duplicates,
+        })
+    }
+
     /// From here on new connections come to our listeners.
-    fn listen(&mut self) -> Result<()> {
+    pub fn listen(&mut self) -> Result<()> {
         for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&self.listeners) {
             self.lookup.set_listener(slot, listener)?;
         }
         Ok(())
     }
+}
+
+/// The cookie of `netns`, and listeners in it that no other agent's collide with.
+pub async fn open(
+    thread: &NetnsThread,
+    netns: &Arc<File>,
+    epoch: u64,
+) -> Result<(u64, Vec<TcpListener>)> {
+    thread
+        .run(netns, move || Ok((current_cookie()?, listen(epoch)?)))
+        .await
+        .context("its listeners can't be opened")
 }
 
 /// The enrolled pods of this machine.
@@ -63,7 +101,8 @@ pub struct Pods {
     thread: NetnsThread,
     epoch: u64,
     listening: bool,
-    enrolled: BTreeMap<String, Enrolled>,
+    /// By name, with the inode of the netns.
+    enrolled: BTreeMap<String, (u64, Enrolled)>,
     bypassed: BTreeMap<u64, u64>,
 }
 
@@ -117,7 +156,7 @@ impl Pods {
     /// Takes the enrolled pods back from an agent that took them over and died.
     pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
         self.listening = false;
-        for pod in self.enrolled.values_mut() {
+        for (_, pod) in self.enrolled.values_mut() {
             pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
             modes.set(pod.cookie, Mode::Redirect)?;
         }
@@ -131,7 +170,8 @@ impl Pods {
     /// to the agent before us, or are refused when there is none.
     pub fn listen(&mut self) -> Result<()> {
         self.listening = true;
-        self.enrolled.values_mut().try_for_each(Enrolled::listen)
+        let mut pods = self.enrolled.values_mut();
+        pods.try_for_each(|(_, pod)| pod.listen())
     }
 
     /// Whether new connections come to us.
@@ -141,7 +181,7 @@ impl Pods {
 
     /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now, `own` excepted.
     pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes, own: u64) {
-        let enrolled: HashSet<u64> = self.enrolled.values().map(|pod| pod.cookie).collect();
+        let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
         for cookie in modes.cookies() {
             let bypassed = self.bypassed.values().any(|other| *other == cookie);
             if cookie != own && !bypassed && !enrolled.contains(&cookie) {
@@ -163,38 +203,23 @@ impl Pods {
             return Ok(());
         }
         let netns = Arc::new(named.file);
-        let epoch = self.epoch;
-        let (cookie, listeners) = self
-            .thread
-            .run(&netns, move || Ok((current_cookie()?, listen(epoch)?)))
-            .await
-            .context("its listeners can't be opened")?;
-        if self.enrolled.values().any(|other| other.cookie == cookie) {
+        let (cookie, listeners) = open(&self.thread, &netns, self.epoch).await?;
+        if self
+            .enrolled
+            .values()
+            .any(|(_, other)| other.cookie == cookie)
+        {
             // A second name of the same netns.
             return Ok(());
         }
-        let pod = Arc::new(Pod {
-            name: name.to_owned(),
-            netns: Arc::clone(&netns),
-            released: CancellationToken::new(),
-        });
-        let mut enrolled = Enrolled {
-            lookup: Lookup::attach(redirect, cookie, &netns)?,
-            pod,
-            inode: named.inode,
-            cookie,
-            listeners: listeners
-                .iter()
-                .map(TcpListener::try_clone)
-                .collect::<Result<_, _>>()?,
-        };
-        server.serve(&enrolled.pod, listeners);
+        let mut enrolled = Enrolled::new(redirect, name, netns, cookie, listeners, server)?;
         if self.listening {
             enrolled.listen()?;
         }
         modes.set(cookie, Mode::Redirect)?;
         tracing::info!(netns = name, "enrolled");
-        self.enrolled.insert(name.to_owned(), enrolled);
+        self.enrolled
+            .insert(name.to_owned(), (named.inode, enrolled));
         Ok(())
     }
 
@@ -206,7 +231,7 @@ impl Pods {
         let netns = Arc::new(named.file);
         let cookie = self.thread.run(&netns, current_cookie).await?;
         // Enrolled under another name.
-        if !self.enrolled.values().any(|pod| pod.cookie == cookie) {
+        if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
         self.bypassed.insert(named.inode, cookie);
@@ -217,11 +242,11 @@ impl Pods {
         let gone: Vec<String> = self
             .enrolled
             .iter()
-            .filter(|(name, pod)| list.get(*name).is_none_or(|named| named.inode != pod.inode))
+            .filter(|(name, (inode, _))| list.get(*name).is_none_or(|named| named.inode != *inode))
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            if let Some(enrolled) = self.enrolled.remove(&name) {
+            if let Some((_, enrolled)) = self.enrolled.remove(&name) {
                 modes.remove(enrolled.cookie);
                 enrolled.pod.released.cancel();
                 enrolled.lookup.remove();

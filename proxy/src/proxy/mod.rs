@@ -58,6 +58,22 @@ impl Serve for Arc<Proxy> {
 }
 
 impl Proxy {
+    /// One that takes connections as soon as it is given listeners.
+    pub fn new(
+        routes: watch::Receiver<Arc<Routes>>,
+        dialer: Dialer,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            routes,
+            dialer: Arc::new(dialer),
+            metrics,
+            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
     async fn accept(self: Arc<Self>, pod: Arc<Pod>, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {

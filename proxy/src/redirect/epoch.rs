@@ -67,16 +67,8 @@ impl Epoch {
     }
 
     /// Whether an agent before us still lives.
-    pub fn has_living_elders(&self) -> Result<bool> {
-        for entry in fs::read_dir(self.pins.join("agents"))? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let number: Option<u64> = name.and_then(|name| name.parse().ok());
-            if number.is_some_and(|number| number < self.number) && is_alive(&path) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    pub fn has_living_elders(&self) -> bool {
+        living(&self.pins).any(|number| number < self.number)
     }
 
     /// Who is in charge now.
@@ -105,8 +97,22 @@ impl Epoch {
     }
 }
 
+/// Whether an agent lives that has its pins in `pins`.
+pub fn has_living_agent(pins: &Path) -> bool {
+    living(pins).next().is_some()
+}
+
+/// The epochs of the agents that live.
+fn living(pins: &Path) -> impl Iterator<Item = u64> {
+    let entries = fs::read_dir(pins.join("agents")).into_iter().flatten();
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter(|path| is_alive(path))
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+}
+
 /// Whether the process that locked `directory` lives.
-pub(super) fn is_alive(directory: &Path) -> bool {
+fn is_alive(directory: &Path) -> bool {
     File::open(directory)
         .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }

@@ -12,11 +12,11 @@ mod programs;
 mod view;
 
 pub use canary::run_child as run_canary_child;
-pub use epoch::{Charge, Epoch};
+pub use epoch::{Charge, Epoch, has_living_agent};
 pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
 pub use maps::{Maps, OwnSockets, PodModes, address_key};
-pub use pins::{foreign, remove_foreign};
+pub use pins::{foreign, is_bpffs, remove as remove_pins, remove_foreign};
 pub use programs::{Redirect, default_cgroup};
 pub use view::EbpfView;
 

@@ -16,7 +16,7 @@ use crate::sys;
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Below the directory of all pins: where each `nodetls exec` has its own.
-pub(super) const EXEC: &str = "exec";
+const EXEC: &str = "exec";
 /// Longer than a connect takes from its hook to its SYN.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -48,7 +48,7 @@ pub(super) fn prepare(directory: &Path) -> Result<()> {
 }
 
 /// Whether `path` is on a bpffs.
-pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == BPF_FS_MAGIC)
 }
 
@@ -90,7 +90,7 @@ pub fn remove_foreign(foreign: &[PathBuf]) {
 
 /// Removes everything below `directory`: what turns connects first, so that none is turned to nobody. Tells what it
 /// removed.
-pub(super) fn remove(directory: &Path) -> Vec<PathBuf> {
+pub fn remove(directory: &Path) -> Vec<PathBuf> {
     let mut removed = remove_links(directory, "cgroup_id");
     let (files, directories) = walk(directory);
     removed.extend(files.into_iter().filter(|path| remove_pin(path)));

@@ -1,0 +1,111 @@
+//! The proxy of one command.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nodetls_ebpf::Mode;
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::time::timeout;
+
+use super::Options;
+use super::instance::{Instance, is_populated};
+use crate::access_log::{LogFormat, LogTo, init_logging};
+use crate::agent::{log_status, raise_fd_limit};
+use crate::metrics::Metrics;
+use crate::pods::netns::NetnsThread;
+use crate::pods::{Enrolled, open};
+use crate::policy::{self, CaBundle};
+use crate::proxy::{Dialer, Proxy};
+use crate::publisher::Publisher;
+use crate::redirect::{Epoch, Maps};
+use crate::source::{Files, Update};
+use crate::tls::system_roots;
+use crate::watch_dir::DirWatcher;
+
+/// How often to look whether an event was missed.
+const RECONCILE: Duration = Duration::from_secs(1);
+/// How long the command's last connections may take to end after it.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    init_logging(LogFormat::Text, &options.log, LogTo::Stderr)?;
+    raise_fd_limit();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(options))
+}
+
+async fn serve(options: &Options) -> Result<()> {
+    let (mut files, update) = Files::load(&options.manifests).await?;
+    let roots = system_roots().bundle;
+    let (instance, mut redirect, mut maps, epoch) = Instance::new(&options.pins)?;
+    let thread = NetnsThread::start()?;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let mut publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
+    let dialer = Dialer {
+        netns: thread.clone(),
+        own_sockets: Arc::clone(&maps.own_sockets),
+        connect_timeout: options.connect_timeout,
+        handshake_timeout: options.handshake_timeout,
+    };
+    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, metrics));
+
+    // The command's netns is ours. In any other, connects to targets are refused.
+    let netns = Arc::new(File::open("/proc/self/ns/net")?);
+    let (cookie, listeners) = open(&thread, &netns, epoch.number()).await?;
+    let mut pod = Enrolled::new(&redirect, "exec", netns, cookie, listeners, &proxy)?;
+    maps.pods.set(cookie, Mode::Redirect)?;
+    redirect.attach(&instance.cgroup, &mut maps)?;
+    publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref())?;
+    pod.listen()?;
+
+    tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
+    let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
+    while is_populated(&instance.cgroup) {
+        tokio::select! {
+            () = cgroup.changed() => publisher.expire_retired(),
+            update = files.next() => {
+                if let Err(error) = publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref()) {
+                    tracing::error!(error = format!("{error:#}"), "the change is not in force");
+                }
+            }
+        }
+    }
+    // With the pod goes the duplicate of its listeners, which would keep them open.
+    drop(pod);
+    proxy.draining.cancel();
+    proxy.tasks.close();
+    let _ = timeout(DRAIN, proxy.tasks.wait()).await;
+    Ok(())
+}
+
+/// Hands the cgroup's path to the process that started us, and waits until that has become the command.
+fn tell(cgroup: &[u8]) -> Result<()> {
+    let mut pipe = io::stdout().lock();
+    pipe.write_all(&[cgroup, b"\n"].concat())?;
+    pipe.flush()?;
+    poll(&mut [PollFd::new(&pipe, PollFlags::empty())], None)?;
+    Ok(())
+}
+
+fn publish(
+    publisher: &mut Publisher,
+    maps: &mut Maps,
+    epoch: &Epoch,
+    update: &Update,
+    roots: Option<&Arc<CaBundle>>,
+) -> Result<()> {
+    for error in &update.errors {
+        tracing::error!("{error}");
+    }
+    let compiled = policy::compile(&update.objects, roots);
+    for status in &compiled.statuses {
+        log_status(status);
+    }
+    publisher.publish(maps, epoch, &compiled.snapshot)
+}
