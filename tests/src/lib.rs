@@ -61,12 +61,22 @@ impl Ca {
 
     /// A server certificate and its key, PEM; `days` is how long it is valid still.
     pub fn sign(&self, name: &str, days: i64) -> (String, String) {
+        self.issue(name, |params| {
+            if days < 0 {
+                params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+            }
+        })
+    }
+
+    /// The same with what `change` makes of it.
+    pub fn issue(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        let today = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_before = today;
-        if days < 0 {
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        }
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         (
             params.signed_by(&key, &self.issuer).unwrap().pem(),

@@ -158,7 +158,8 @@ fn from_alert(alert: AlertDescription, stage: Stage) -> Failure {
         ),
         A::UnrecognisedName => (
             Reason::Alert,
-            format!("the server does not know the policy's hostname, sent as SNI ({words})"),
+            // RFC 6066 spells it so, rustls does not.
+            "the server does not know the policy's hostname, sent as SNI (alert unrecognized_name (112))".to_owned(),
         ),
         _ => (Reason::Alert, format!("the server refused by {words}")),
     };

@@ -125,7 +125,7 @@ async fn alerts_have_their_reasons() {
         (
             112,
             Reason::Alert,
-            "hostname, sent as SNI (alert unrecognised_name (112))",
+            "hostname, sent as SNI (alert unrecognized_name (112))",
         ),
         (80, Reason::Alert, "by alert internal_error (80)"),
         (48, Reason::Alert, "by alert unknown_ca (48)"),
