@@ -7,13 +7,12 @@ use std::path::Path;
 
 use super::Reason;
 
-const REASONS: &str = "tests/tests/reasons.rs";
-const CERTIFICATES: (&str, &str) = (REASONS, "certificates_that_do_not_do");
-const NO_TLS: (&str, &str) = (REASONS, "servers_without_tls");
-const REFUSING: (&str, &str) = (REASONS, "servers_that_refuse_the_handshake");
-const OUT_OF_REACH: (&str, &str) = (REASONS, "servers_out_of_reach");
-const BREAKING: (&str, &str) = (REASONS, "connections_that_break");
-const TRUNCATED: (&str, &str) = (REASONS, "a_truncated_answer_is_not_a_clean_end");
+const CERTIFICATES: (&str, &str) = ("certificates", "certificates_that_do_not_do");
+const NO_TLS: (&str, &str) = ("servers", "servers_without_tls");
+const REFUSING: (&str, &str) = ("servers", "servers_that_refuse_the_handshake");
+const OUT_OF_REACH: (&str, &str) = ("connections", "servers_out_of_reach");
+const BREAKING: (&str, &str) = ("connections", "connections_that_break");
+const TRUNCATED: (&str, &str) = ("connections", "a_truncated_answer_is_not_a_clean_end");
 
 const INTRODUCTION: &str = "\
 # Why a connection failed
@@ -28,7 +27,7 @@ here produces its reason with a real server, and finds the example's words in th
 |---|---|---|---|---|
 ";
 
-/// An example of the detail, and the test (file, function) in which a real server causes it.
+/// An example of the detail, and the test (module of `tests/tests/reasons/`, function) in which a real server causes it.
 fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
     use Reason as R;
     match reason {
@@ -82,7 +81,7 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             REFUSING,
         ),
         R::ProtocolError => (
-            r#"the server broke the TLS protocol: "received corrupt message of type …""#,
+            r#"the server broke the TLS protocol: "received corrupt message of type MessageTooLarge""#,
             NO_TLS,
         ),
         R::ClosedDuringHandshake => (
@@ -117,7 +116,10 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             "Service default/tls-backend has no ready endpoint",
             OUT_OF_REACH,
         ),
-        R::PolicyRefused => ("policy default/tls: Invalid: …", OUT_OF_REACH),
+        R::PolicyRefused => (
+            r#"policy default/tls: Invalid: BackendTLSPolicy default/tls: spec.validation.hostname: "10.0.0.1" is an IP address: use a DNS name of the server's certificate"#,
+            OUT_OF_REACH,
+        ),
         R::ClientGone => (
             "the client's connection failed: Connection reset by peer (os error 104)",
             BREAKING,
@@ -133,12 +135,11 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
 fn generated() -> String {
     let mut text = INTRODUCTION.to_owned();
     for reason in Reason::ALL {
-        let (example, (file, test)) = example(*reason);
+        let (example, (module, test)) = example(*reason);
         let (meaning, cure) = (reason.meaning(), reason.cure());
-        let name = Path::new(file).file_name().unwrap().display();
         writeln!(
             text,
-            "| `{reason}` | {meaning} | {cure} | `{example}` | [{name}](../{file}): `{test}` |"
+            "| `{reason}` | {meaning} | {cure} | `{example}` | [`{test}`](../tests/tests/reasons/{module}.rs) |"
         )
         .unwrap();
     }
@@ -158,8 +159,9 @@ fn errors_md_is_up_to_date() {
         "docs/errors.md is out of date: run this test with NODETLS_BLESS=1"
     );
     for reason in Reason::ALL {
-        let (_, (file, test)) = example(*reason);
-        let source = fs::read_to_string(root.join(file)).unwrap();
+        let (_, (module, test)) = example(*reason);
+        let file = format!("tests/tests/reasons/{module}.rs");
+        let source = fs::read_to_string(root.join(&file)).unwrap();
         let start = format!("#[test]\nfn {test}()");
         let (_, rest) = source.split_once(&start).expect(test);
         let body = rest.split("\n}\n").next().unwrap_or_default();

@@ -4,6 +4,10 @@ use super::*;
 
 /// A server that reads the ClientHello, answers these bytes and closes.
 async fn answered(bytes: &'static [u8]) -> Failure {
+    answered_to(Alpn::None, bytes).await
+}
+
+async fn answered_to(alpn: Alpn, bytes: &'static [u8]) -> Failure {
     let client = TlsClient::new(&origination(&[Ca::new("test CA").der()])).unwrap();
     let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
@@ -11,7 +15,7 @@ async fn answered(bytes: &'static [u8]) -> Failure {
         theirs.write_all(bytes).await
     });
     client
-        .handshake(ours, Alpn::None, LIMIT)
+        .handshake(ours, alpn, LIMIT)
         .await
         .map(|_| ())
         .unwrap_err()
@@ -141,6 +145,18 @@ async fn alerts_have_their_reasons() {
         let outcome = Err::<(), _>(answered(record.leak()).await);
         assert_failure(outcome, reason, &[words]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_selects_another_protocol() {
+    // A ServerHello of TLS 1.2 with ALPN http/1.1 (RFC 5246 section 7.4.1.3, RFC 7301 section 3.1).
+    let mut hello = b"\x16\x03\x03\x00\x44\x02\x00\x00\x40\x03\x03".to_vec();
+    hello.extend([7; 32]);
+    hello.extend(b"\x00\xc0\x2f\x00\x00\x18\x00\x17\x00\x00\xff\x01\x00\x01\x00");
+    hello.extend(b"\x00\x10\x00\x0b\x00\x09\x08http/1.1");
+    let outcome = Err::<(), _>(answered_to(Alpn::H2, hello.leak()).await);
+    let essentials = ["offered: h2; the server selects another"];
+    assert_failure(outcome, Reason::NoCommonAlpn, &essentials);
 }
 
 #[tokio::test]
