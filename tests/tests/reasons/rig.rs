@@ -20,6 +20,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// No port yet, and nothing runs.
     pub(crate) fn new() -> Self {
         Self {
             world: World::new(),
@@ -33,6 +34,7 @@ impl Rig {
         self.port_at(BACKEND_IP)
     }
 
+    /// A port whose endpoint has this address; without endpoints if it is empty.
     pub(crate) fn port_at(&mut self, address: &str) -> u16 {
         let port = 9001 + u16::try_from(self.ports.len()).unwrap();
         self.ports.push((port, address.to_owned()));
@@ -108,6 +110,7 @@ impl Rig {
         self.in_log(port, reason, words);
     }
 
+    /// The same for an agent that has ended, and counts no more.
     #[track_caller]
     pub(crate) fn in_log(&self, port: u16, reason: Reason, words: &[&str]) {
         let log = self.world.log();
@@ -142,10 +145,12 @@ pub(crate) fn documented(reason: Reason) -> String {
         .to_owned()
 }
 
+/// What a client asks for.
 pub(crate) fn url(port: u16) -> String {
     format!("http://{CLUSTER_IP}:{port}/get")
 }
 
+/// A TLS server that runs in the directory with the test's files.
 pub(crate) fn s_server(world: &World, port: u16, options: &str) -> Command {
     let mut server = world.in_backend("openssl");
     server.args(["s_server", "-accept", &port.to_string()]);

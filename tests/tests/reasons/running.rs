@@ -30,6 +30,7 @@ impl Running {
         running
     }
 
+    /// The test client, which sends this and prints what comes.
     pub(crate) fn client(rig: &Rig, port: u16, send: &str) -> Self {
         let mut client = rig.world.in_pod(&binary("dial"));
         client.args([&format!("{CLUSTER_IP}:{port}"), "--send", send]);
@@ -43,6 +44,7 @@ impl Running {
         Self { child, stdout }
     }
 
+    /// Writes to its standard input.
     pub(crate) fn say(&mut self, text: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
         stdin.write_all(text.as_bytes()).unwrap();
@@ -60,12 +62,14 @@ impl Running {
         panic!("{word} is not in {seen}");
     }
 
+    /// Sends it SIG`name`.
     pub(crate) fn signal(&self, name: &str) {
         let mut kill = Command::new("kill");
         kill.args([&format!("-{name}"), &self.child.id().to_string()]);
         assert!(kill.status().unwrap().success());
     }
 
+    /// kill -9, and it is gone.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
