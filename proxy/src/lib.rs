@@ -17,4 +17,5 @@ pub mod redirect;
 pub mod source;
 pub mod sys;
 pub mod tls;
+pub mod uninstall;
 pub mod watch_dir;

@@ -29,7 +29,8 @@ pub struct World {
     pub backend: String,
     /// Certificates, logs.
     pub dir: tempfile::TempDir,
-    cgroup: PathBuf,
+    /// The cgroup that the agent looks after.
+    pub cgroup: PathBuf,
     /// Where the agent pins.
     pub pins: PathBuf,
     admin: u16,
@@ -72,12 +73,22 @@ impl Ca {
 
     /// A server certificate and its key, PEM; `days` is how long it is valid still.
     pub fn sign(&self, name: &str, days: i64) -> (String, String) {
+        self.issue(name, |params| {
+            if days < 0 {
+                params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+            }
+        })
+    }
+
+    /// The same with what `change` makes of it.
+    pub fn issue(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        let today = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_before = today;
-        if days < 0 {
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        }
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         (
             params.signed_by(&key, &self.issuer).unwrap().pem(),
@@ -153,6 +164,13 @@ impl World {
 
     /// The usual set-up: a TLS echo server for www.example.com, its Service, its CA, its policy, and the agent.
     pub fn with_echo() -> (Self, Ca) {
+        let (mut world, ca) = Self::without_agent();
+        world.start_agent();
+        (world, ca)
+    }
+
+    /// The same, but no agent runs yet.
+    pub fn without_agent() -> (Self, Ca) {
         let mut world = Self::new();
         let ca = Ca::new("test-ca");
         let (certificate, key) = ca.sign("www.example.com", 1);
@@ -163,7 +181,6 @@ impl World {
         );
         world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
         world.manifest("policy.yaml", &policy("www.example.com"));
-        world.start_agent();
         (world, ca)
     }
 
@@ -292,6 +309,33 @@ impl World {
         let mut command = self.in_cgroup("ip");
         command.args(["netns", "exec", &self.pod, program]);
         command
+    }
+
+    /// `nodetls exec` in the pod's netns, below the cgroup that the agent looks after. (`ip netns exec` would hide /sys.)
+    pub fn exec(&self, command: &[&str]) -> Command {
+        self.exec_with(&self.dir.path().join("manifests"), command)
+    }
+
+    /// The same with other manifests.
+    pub fn exec_with(&self, manifests: &Path, command: &[&str]) -> Command {
+        let mut exec = self.in_cgroup("nsenter");
+        exec.arg(format!("--net=/run/netns/{}", self.pod));
+        exec.args([&binary("nodetls"), "exec", "--manifests"])
+            .arg(manifests);
+        exec.arg("--pins").arg(&self.pins).arg("--").args(command);
+        exec
+    }
+
+    /// Runs `nodetls uninstall`; whether it succeeded, and what it said.
+    pub fn uninstall(&self) -> (bool, String) {
+        let mut command = Command::new(binary("nodetls"));
+        let output = command
+            .arg("uninstall")
+            .arg("--pins")
+            .arg(&self.pins)
+            .output()
+            .unwrap();
+        (output.status.success(), text(&output))
     }
 
     /// Runs curl in the pod; its output, and the HTTP status on the last line (000: no answer).

@@ -37,7 +37,7 @@ const NOT_FOUND: u8 = 127;
 ///
 /// Examples:
 ///   nodetls exec --manifests examples -- curl -s http://10.96.0.10:443/get
-///   ip netns exec client nodetls exec --manifests . -- sh
+///   nsenter --net=/run/netns/client nodetls exec --manifests . -- sh
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {

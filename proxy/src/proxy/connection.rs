@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::decide::{Protocol, read_opening};
 use super::relay::{End, Tally, relay};
@@ -16,7 +15,7 @@ use crate::addr::ClientAddr;
 use crate::failure::{Failure, Reason};
 use crate::metrics::OpenConnection;
 use crate::pods::Pod;
-use crate::tls::{Alpn, Session, Stage, failure_from_io};
+use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
 pub(super) async fn serve(
@@ -117,10 +116,10 @@ impl Connection {
     async fn relay_secured(
         &mut self,
         mut client: TcpStream,
-        mut stream: Box<TlsStream<TcpStream>>,
+        mut stream: Box<ServerStream>,
         opening: Opening,
     ) -> Result<(), Failure> {
-        self.access.upstream = stream.get_ref().0.peer_addr().ok();
+        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
         let session = Session::of(&stream);
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);

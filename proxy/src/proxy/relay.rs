@@ -54,23 +54,39 @@ pub(super) async fn relay(
 ) -> End {
     let mut up = Direction::new(first);
     let mut down = Direction::new(greeting);
+    let mut unwritten = None;
     poll_fn(|cx| {
         if let Poll::Ready(Err(failed)) = up.poll(cx, client, upstream, sent) {
             match failed {
                 Failed::Read(error) => return Poll::Ready(End::Client(error)),
-                // A server that takes no more may still answer.
-                Failed::Write(_) => up.state = State::Done,
+                // A server that takes no more may still answer, or have said why: a TLS alert.
+                Failed::Write(error) => {
+                    unwritten = Some(error);
+                    up.state = State::Done;
+                }
             }
         }
         match down.poll(cx, upstream, client, received) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(Failed::Read(error))) => Poll::Ready(End::Upstream(error)),
+            Poll::Ready(Err(Failed::Read(error))) => {
+                Poll::Ready(End::Upstream(cause(error, unwritten.take())))
+            }
             Poll::Ready(Err(Failed::Write(error))) => Poll::Ready(End::Client(error)),
             Poll::Ready(Ok(())) if matches!(up.state, State::Done) => Poll::Ready(End::Clean),
             Poll::Ready(Ok(())) => Poll::Pending,
         }
     })
     .await
+}
+
+/// A failed write takes the socket's error, such as a reset: the read after it finds a bare end.
+fn cause(read: io::Error, write: Option<io::Error>) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, UnexpectedEof};
+    match write {
+        // A broken pipe says no more than that the end came before.
+        Some(write) if read.kind() == UnexpectedEof && write.kind() != BrokenPipe => write,
+        _ => read,
+    }
 }
 
 enum Failed {

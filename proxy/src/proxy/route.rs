@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nodetls_ebpf::IdRange;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
 use crate::policy::{Target, Upstream};
-use crate::tls::{Session, TlsClient};
+use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
 pub struct Route {
@@ -70,7 +68,7 @@ impl Route {
     }
 
     /// Counts a TLS handshake; `stream` is there when it succeeded.
-    pub fn record_handshake(&self, duration: Duration, stream: Option<&TlsStream<TcpStream>>) {
+    pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
         match stream.map(Session::of) {
             Some(session) => {
                 self.metrics

@@ -10,7 +10,6 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_rustls::client::TlsStream;
 
 use super::route::Route;
 use crate::addr::UpstreamAddr;
@@ -18,7 +17,7 @@ use crate::failure::{Failure, Reason};
 use crate::pods::Pod;
 use crate::pods::netns::{NetnsThread, tcp_socket};
 use crate::redirect::OwnSockets;
-use crate::tls::{Alpn, Stage as TlsStage, failure_from_io};
+use crate::tls::{Alpn, ServerStream, Stage as TlsStage, failure_from_io};
 
 /// After this long a silence of the client's we find out whether the server speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -44,8 +43,8 @@ type Step<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 enum Stage {
     Dialling(Step<TcpStream>),
     Dialled(TcpStream),
-    Handshaking(Step<TlsStream<TcpStream>>),
-    Secured(Box<TlsStream<TcpStream>>),
+    Handshaking(Step<ServerStream>),
+    Secured(Box<ServerStream>),
     Failed(Failure),
 }
 
@@ -107,10 +106,7 @@ impl Upstream {
     }
 
     /// The verified TLS connection. One that was secured speculatively serves only where no ALPN is wanted.
-    pub(super) async fn secured(
-        mut self,
-        alpn: Alpn,
-    ) -> Result<Box<TlsStream<TcpStream>>, Failure> {
+    pub(super) async fn secured(mut self, alpn: Alpn) -> Result<Box<ServerStream>, Failure> {
         if let Err(failure) = &self.route.tls {
             return Err(failure.clone());
         }
@@ -158,18 +154,12 @@ impl Upstream {
         }
     }
 
-    fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<TlsStream<TcpStream>> {
+    fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<ServerStream> {
         let (route, limit) = (Arc::clone(&self.route), self.dialer.handshake_timeout);
         Box::pin(async move {
             let started = Instant::now();
             let client = route.tls.as_ref().map_err(Clone::clone)?;
-            let result = match timeout(limit, client.handshake(stream, alpn)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let detail = format!("the TLS handshake was not done after {limit:?}");
-                    Err(Failure::new(Reason::HandshakeTimeout, detail))
-                }
-            };
+            let result = client.handshake(stream, alpn, limit).await;
             route.record_handshake(started.elapsed(), result.as_ref().ok());
             result
         })

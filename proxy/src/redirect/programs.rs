@@ -91,7 +91,8 @@ pub fn default_cgroup() -> Result<PathBuf> {
                 .then(|| mount.split(' ').nth(4))?
         })
         .map(PathBuf::from)
-        .context("no cgroup2 is mounted here: mount one, or name a cgroup with --cgroup")
+        .context("no cgroup2 is mounted here: mount one, or name a cgroup with --cgroup (`ip netns exec` hides /sys: use \
+             `nsenter --net=/run/netns/NAME`)")
 }
 
 fn load(pins: &Path, ids: IdRange) -> Result<Ebpf> {

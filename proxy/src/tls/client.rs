@@ -1,9 +1,10 @@
 //! A TLS client per policy, with its own sessions.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -12,11 +13,13 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::error::{Stage, failure_from_io, may_mean_no_certificate, no_client_certificate};
+use super::error::{handshake_failure, handshake_timeout, no_common_alpn};
 use super::identity::server_name;
+use super::observed::{OBSERVED, Observed, Observing};
 use super::verifier::Verifier;
 use crate::failure::{Failure, Reason};
 use crate::policy::Origination;
@@ -24,11 +27,6 @@ use crate::policy::Origination;
 /// One for all clients: its tables are the same for every policy.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-
-tokio::task_local! {
-    /// Whether the server of the handshake that this task runs has asked for a client certificate.
-    static CERTIFICATE_REQUESTED: Cell<bool>;
-}
 
 /// The application protocol to offer (ALPN, RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +61,13 @@ impl TlsClient {
         })
     }
 
-    /// Opens TLS on `io`. Sets no time limit: wrap it in a timeout.
-    pub async fn handshake<IO>(&self, io: IO, alpn: Alpn) -> Result<TlsStream<IO>, Failure>
+    /// Opens TLS on `io`, within `limit`.
+    pub async fn handshake<IO>(
+        &self,
+        io: IO,
+        alpn: Alpn,
+        limit: Duration,
+    ) -> Result<TlsStream<Observing<IO>>, Failure>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -73,24 +76,22 @@ impl TlsClient {
             Alpn::H2 => &self.h2,
             Alpn::None => &self.none,
         };
-        let connect = TlsConnector::from(Arc::clone(config)).connect(self.server_name.clone(), io);
-        let watched = async {
-            connect.await.map_err(|error| {
-                if CERTIFICATE_REQUESTED.with(Cell::get) && may_mean_no_certificate(&error) {
-                    no_client_certificate()
-                } else {
-                    failure_from_io(&error, Stage::Handshake)
-                }
+        let connect = TlsConnector::from(Arc::clone(config))
+            .connect(self.server_name.clone(), Observing::new(io));
+        let explained = async {
+            let result = timeout(limit, connect).await;
+            OBSERVED.with(|seen| match result {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) => Err(handshake_failure(&error, &seen.borrow(), alpn)),
+                Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
             })
         };
-        let stream = CERTIFICATE_REQUESTED
-            .scope(Cell::new(false), watched)
+        let stream = OBSERVED
+            .scope(RefCell::new(Observed::default()), explained)
             .await?;
+        // rustls lets a server that selects none pass.
         if alpn == Alpn::H2 && stream.get_ref().1.alpn_protocol().is_none() {
-            return Err(Failure::new(
-                Reason::NoCommonParameters,
-                "the client speaks HTTP/2, but the server does not select it (ALPN h2)",
-            ));
+            return Err(no_common_alpn(alpn, "the server selects none"));
         }
         Ok(stream)
     }
@@ -109,14 +110,14 @@ fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>,
     Ok(Arc::new(config))
 }
 
-/// Has no certificate, but notes that one was asked for: TLS 1.2 servers then fail with the alert of a dozen causes.
+/// Has no certificate, but notes that one was asked for.
 #[derive(Debug)]
 struct NoClientCertificate;
 
 impl ResolvesClientCert for NoClientCertificate {
     fn resolve(&self, _issuers: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         // Outside of `handshake` there is nobody to tell.
-        let _ = CERTIFICATE_REQUESTED.try_with(|requested| requested.set(true));
+        let _ = OBSERVED.try_with(|seen| seen.borrow_mut().certificate_requested = true);
         None
     }
 

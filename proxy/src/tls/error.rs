@@ -1,9 +1,12 @@
 //! From the errors of a TLS stream to reasons.
 
 use std::io;
+use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
 
+use super::Alpn;
+use super::observed::Observed;
 use crate::failure::{Failure, Reason, quoted};
 
 /// When an error of a TLS stream happened.
@@ -17,27 +20,81 @@ pub enum Stage {
 
 /// The failure behind an error of a TLS stream. What rustls found is inside the `io::Error`.
 pub fn failure_from_io(error: &io::Error, stage: Stage) -> Failure {
-    match error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    {
+    match tls_error(error) {
         Some(tls) => from_tls(tls, stage),
         None => from_socket(error, stage),
     }
 }
 
-/// Whether `error` is an alert that a server may send when it misses a client certificate, among other causes.
-pub(super) fn may_mean_no_certificate(error: &io::Error) -> bool {
-    use AlertDescription::{AccessDenied, HandshakeFailure};
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(
-        tls,
-        Some(Error::AlertReceived(HandshakeFailure | AccessDenied))
+/// The same during the handshake, with what was seen of the server.
+pub(super) fn handshake_failure(error: &io::Error, seen: &Observed, alpn: Alpn) -> Failure {
+    use AlertDescription as A;
+    if let Some(words) = seen.plaintext() {
+        return plaintext_server(&words);
+    }
+    match tls_error(error) {
+        // TLS 1.2 servers have no alert of its own for it (RFC 5246 section 7.4.6).
+        Some(Error::AlertReceived(A::HandshakeFailure | A::AccessDenied))
+            if seen.certificate_requested =>
+        {
+            no_client_certificate()
+        }
+        Some(Error::AlertReceived(A::NoApplicationProtocol)) => no_common_alpn(
+            alpn,
+            &format!(
+                "the server refuses it by {}",
+                words(A::NoApplicationProtocol)
+            ),
+        ),
+        Some(Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)) => {
+            no_common_alpn(alpn, "the server selects another")
+        }
+        _ => failure_from_io(error, Stage::Handshake),
+    }
+}
+
+/// The failure of a handshake that was not complete after `limit`.
+pub(super) fn handshake_timeout(limit: Duration, seen: &Observed) -> Failure {
+    match (seen.plaintext(), seen.first.is_empty()) {
+        (Some(words), _) => plaintext_server(&words),
+        (None, true) => Failure::new(
+            Reason::HandshakeTimeout,
+            format!(
+                "the server accepted the connection, but sent nothing for {limit:?} after the ClientHello"
+            ),
+        ),
+        (None, false) => Failure::new(
+            Reason::HandshakeTimeout,
+            format!("the server began the TLS handshake, but did not complete it within {limit:?}"),
+        ),
+    }
+}
+
+/// The failure of a server that does not take the application protocol that was offered.
+pub(super) fn no_common_alpn(offered: Alpn, found: &str) -> Failure {
+    let offered = match offered {
+        Alpn::Http11 => "http/1.1",
+        Alpn::H2 => "h2",
+        Alpn::None => "none",
+    };
+    Failure::new(
+        Reason::NoCommonAlpn,
+        format!("application protocol (ALPN) offered: {offered}; {found}"),
     )
 }
 
-/// The failure of a server that asked for a client certificate.
-pub(super) fn no_client_certificate() -> Failure {
+fn tls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn plaintext_server(words: &str) -> Failure {
+    Failure::new(
+        Reason::PlaintextServer,
+        format!("the server answered with {words}"),
+    )
+}
+
+fn no_client_certificate() -> Failure {
     Failure::new(
         Reason::ClientCertificateRequired,
         "the server requires a client certificate",
@@ -57,19 +114,20 @@ fn from_tls(error: &Error, stage: Stage) -> Failure {
              (another key, or an RSA key below 2048 bits)",
         ),
         Error::AlertReceived(alert) => from_alert(*alert, stage),
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => Failure::new(
+            Reason::NoCommonVersion,
+            "the server selects a version before TLS 1.2",
+        ),
         Error::PeerIncompatible(what) => Failure::new(
-            Reason::NoCommonParameters,
+            Reason::NoCommonCipher,
             format!(
                 "the server supports nothing that we do: {}",
                 quoted(&format!("{what:?}"))
             ),
         ),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) if stage == Stage::Handshake => {
-            Failure::new(
-                Reason::PlaintextServer,
-                "the server answered with something that is not TLS (an HTTP server?)",
-            )
-        }
         other => Failure::new(
             Reason::ProtocolError,
             format!(
@@ -82,33 +140,49 @@ fn from_tls(error: &Error, stage: Stage) -> Failure {
 
 fn from_alert(alert: AlertDescription, stage: Stage) -> Failure {
     use AlertDescription as A;
-    let nothing_common = |what: &str| {
-        Failure::new(
-            Reason::NoCommonParameters,
-            format!("{what} (alert {alert:?})"),
-        )
-    };
-    match alert {
+    let words = words(alert);
+    let (reason, detail) = match alert {
         // We send no certificate, so what a server finds bad about it is that it is missing.
-        A::CertificateRequired | A::BadCertificate | A::NoCertificate => no_client_certificate(),
-        A::ProtocolVersion => nothing_common("the server speaks neither TLS 1.2 nor TLS 1.3"),
-        A::NoApplicationProtocol => {
-            nothing_common("the server does not speak the client's application protocol (ALPN)")
+        A::CertificateRequired | A::BadCertificate | A::NoCertificate => {
+            return no_client_certificate();
         }
-        A::HandshakeFailure | A::InsufficientSecurity if stage == Stage::Handshake => {
-            nothing_common(
-                "the server found no cipher suite, group or signature algorithm in common",
-            )
+        A::ProtocolVersion => (
+            Reason::NoCommonVersion,
+            format!("the server speaks neither TLS 1.2 nor TLS 1.3 ({words})"),
+        ),
+        A::HandshakeFailure | A::InsufficientSecurity if stage == Stage::Handshake => (
+            Reason::NoCommonCipher,
+            format!(
+                "the server found no cipher suite, group or signature algorithm in common ({words})"
+            ),
+        ),
+        A::UnrecognisedName => (
+            Reason::Alert,
+            // RFC 6066 spells it so, rustls does not.
+            "the server does not know the policy's hostname, sent as SNI (alert unrecognized_name (112))".to_owned(),
+        ),
+        _ => (Reason::Alert, format!("the server refused by {words}")),
+    };
+    Failure::new(reason, detail)
+}
+
+/// `alert handshake_failure (40)`: the name of RFC 8446 section 6 and IANA's number.
+fn words(alert: AlertDescription) -> String {
+    let number = u8::from(alert);
+    let Some(camel) = alert.as_str() else {
+        return format!("alert {number}");
+    };
+    let mut name = String::new();
+    let mut after_capital = true;
+    for (at, c) in camel.char_indices() {
+        let word_follows = camel[at + 1..].starts_with(|next: char| next.is_lowercase());
+        if c.is_uppercase() && at > 0 && (!after_capital || word_follows) {
+            name.push('_');
         }
-        A::UnrecognisedName => Failure::new(
-            Reason::Alert,
-            "the server does not know the policy's hostname (alert UnrecognisedName on the SNI)",
-        ),
-        _ => Failure::new(
-            Reason::Alert,
-            format!("the server refused by alert {alert:?}"),
-        ),
+        after_capital = c.is_uppercase();
+        name.push(c.to_ascii_lowercase());
     }
+    format!("alert {name} ({number})")
 }
 
 fn from_socket(error: &io::Error, stage: Stage) -> Failure {
@@ -117,21 +191,25 @@ fn from_socket(error: &io::Error, stage: Stage) -> Failure {
         error.kind(),
         Kind::UnexpectedEof | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe
     );
+    let vanished = matches!(
+        error.kind(),
+        Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable
+    );
     match stage {
         // EOF or RST is a race: what it depends on is whether the server had read the whole ClientHello.
         Stage::Handshake if left => Failure::new(
             Reason::ClosedDuringHandshake,
             "the server closed the connection during the TLS handshake",
         ),
-        Stage::Handshake if error.kind() == Kind::TimedOut => Failure::new(
+        Stage::Handshake if vanished => Failure::new(
             Reason::HandshakeTimeout,
-            "the server vanished during the TLS handshake",
+            format!("the server vanished during the TLS handshake: {error}"),
         ),
         Stage::Relay if error.kind() == Kind::UnexpectedEof => Failure::new(
             Reason::Truncated,
             "the server ended the connection without TLS close_notify",
         ),
-        Stage::Relay if left || error.kind() == Kind::TimedOut => Failure::new(
+        Stage::Relay if left || vanished => Failure::new(
             Reason::Reset,
             format!("the connection to the server broke: {error}"),
         ),

@@ -5,6 +5,7 @@ mod client;
 mod describe;
 mod error;
 mod identity;
+mod observed;
 mod session;
 mod system;
 #[cfg(test)]
@@ -13,5 +14,9 @@ mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
 pub use error::{Stage, failure_from_io};
+pub use observed::Observing;
 pub use session::Session;
 pub use system::{SystemRoots, system_roots};
+
+/// A TLS stream to a server.
+pub type ServerStream = tokio_rustls::client::TlsStream<Observing<tokio::net::TcpStream>>;

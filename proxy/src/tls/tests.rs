@@ -9,6 +9,7 @@ mod wire;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -27,6 +28,9 @@ use crate::policy::{CaBundle, Origination, SubjectAltName};
 
 /// The name that the policies of these tests ask for.
 pub(super) const HOST: &str = "www.example.com";
+
+/// Of a handshake; none of these tests waits for it.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A certificate authority.
 pub(super) struct Ca {
@@ -180,7 +184,9 @@ async fn exchange(
     config: &Arc<ServerConfig>,
     alpn: Alpn,
 ) -> Result<Session, Failure> {
-    let mut stream = client.handshake(serve(Arc::clone(config)), alpn).await?;
+    let mut stream = client
+        .handshake(serve(Arc::clone(config)), alpn, LIMIT)
+        .await?;
     let session = Session::of(&stream);
     let relay = |error: io::Error| failure_from_io(&error, Stage::Relay);
     stream.write_all(b"ping").await.map_err(relay)?;

@@ -10,6 +10,9 @@ use crate::failure::{Failure, Reason};
 use crate::policy::{CaBundle, Origination};
 use crate::tls::{Alpn, TlsClient};
 
+/// More than a handshake takes.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The judgement on a policy that trusts this bundle.
 fn judge_ca(pem: &str) -> PolicyReport {
     World::new()
@@ -140,7 +143,7 @@ impl Leaf {
         .unwrap();
         let (near, far) = tokio::io::duplex(1 << 16);
         let accept = TlsAcceptor::from(Arc::new(server)).accept(far);
-        let (connected, _) = tokio::join!(client.handshake(near, Alpn::None), accept);
+        let (connected, _) = tokio::join!(client.handshake(near, Alpn::None, LIMIT), accept);
         connected.map(|_| ())
     }
 

@@ -124,7 +124,7 @@ impl Server {
     /// A handshake, a line and its answer.
     async fn resume(&self, client: &TlsClient, alpn: Alpn) -> Result<Session, Failure> {
         let socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let mut stream = client.handshake(socket, alpn).await?;
+        let mut stream = client.handshake(socket, alpn, LIMIT).await?;
         let relay = |error: io::Error| failure_from_io(&error, Stage::Relay);
         stream.write_all(b"abc\n").await.map_err(relay)?;
         let mut answer = [0; 4];
@@ -219,19 +219,22 @@ async fn a_server_that_wants_a_client_certificate() {
 #[tokio::test]
 async fn nothing_in_common() {
     let lab = Lab::with_alt_name();
-    for (options, essential) in [
+    let (version, cipher) = (Reason::NoCommonVersion, Reason::NoCommonCipher);
+    for (options, reason, found) in [
         (
             "-tls1_1 -cipher ALL:@SECLEVEL=0",
-            "neither TLS 1.2 nor TLS 1.3",
+            version,
+            "neither TLS 1.2 nor TLS 1.3 (alert protocol_version (70))",
         ),
-        ("-tls1_2 -cipher AES128-SHA", "no cipher suite"),
-        ("-tls1_3 -curves X448", "no cipher suite, group"),
+        (
+            "-tls1_2 -cipher AES128-SHA",
+            cipher,
+            "no cipher suite, group or signature algorithm in common (alert handshake_failure (40))",
+        ),
+        ("-tls1_3 -curves X448", cipher, "no cipher suite, group"),
     ] {
-        assert_failure(
-            lab.serve(options).connect(&lab.policy(), Alpn::None).await,
-            Reason::NoCommonParameters,
-            &[essential, "TLS 1.2 or 1.3"],
-        );
+        let outcome = lab.serve(options).connect(&lab.policy(), Alpn::None).await;
+        assert_failure(outcome, reason, &[found]);
     }
 }
 
@@ -252,5 +255,6 @@ async fn alpn_and_tls12_labels() {
     assert_eq!((resumed.resumed, resumed.group), (true, "none"));
 
     let outcome = lab.serve("").connect(&lab.policy(), Alpn::H2).await;
-    assert_failure(outcome, Reason::NoCommonParameters, &["HTTP/2", "ALPN h2"]);
+    let essentials = ["(ALPN) offered: h2; the server selects none"];
+    assert_failure(outcome, Reason::NoCommonAlpn, &essentials);
 }

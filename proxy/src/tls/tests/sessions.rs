@@ -113,10 +113,15 @@ async fn alpn_is_offered_and_demanded() {
     assert_eq!(alpn(&both, Alpn::None).await.unwrap(), "none");
     assert_eq!(alpn(&none, Alpn::Http11).await.unwrap(), "none");
     // A server without ALPN ignores the offer, one with another protocol sends an alert.
-    for config in [&none, &h1_only] {
+    for (config, found) in [
+        (&none, "selects none"),
+        (&h1_only, "no_application_protocol (120)"),
+    ] {
         let outcome = alpn(config, Alpn::H2).await;
-        assert_failure(outcome, Reason::NoCommonParameters, &["ALPN"]);
+        assert_failure(outcome, Reason::NoCommonAlpn, &["offered: h2", found]);
     }
+    let outcome = alpn(&server(&[b"h2"]), Alpn::Http11).await;
+    assert_failure(outcome, Reason::NoCommonAlpn, &["offered: http/1.1"]);
 }
 
 #[tokio::test]
@@ -127,7 +132,7 @@ async fn the_sni_is_the_hostname_also_with_alt_names() {
     let hello = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), theirs);
     let (_, hello) = tokio::join!(
         // Ends when the server, having seen the ClientHello, hangs up.
-        client.handshake(ours, Alpn::None),
+        client.handshake(ours, Alpn::None, LIMIT),
         async {
             hello
                 .await
@@ -142,7 +147,7 @@ async fn the_sni_is_the_hostname_also_with_alt_names() {
 async fn a_handshake_fits_into_a_few_kilobytes() {
     let client = client(&origination(&[Ca::new("test CA").der()]));
     let (io, _peer) = tokio::io::duplex(1);
-    let size = size_of_val(&client.handshake(io, Alpn::None));
+    let size = size_of_val(&client.handshake(io, Alpn::None, LIMIT));
     println!("handshake future over a pipe: {size} bytes");
     println!(
         "TlsStream: {} bytes",

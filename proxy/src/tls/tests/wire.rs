@@ -4,6 +4,10 @@ use super::*;
 
 /// A server that reads the ClientHello, answers these bytes and closes.
 async fn answered(bytes: &'static [u8]) -> Failure {
+    answered_to(Alpn::None, bytes).await
+}
+
+async fn answered_to(alpn: Alpn, bytes: &'static [u8]) -> Failure {
     let client = TlsClient::new(&origination(&[Ca::new("test CA").der()])).unwrap();
     let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
@@ -11,25 +15,82 @@ async fn answered(bytes: &'static [u8]) -> Failure {
         theirs.write_all(bytes).await
     });
     client
-        .handshake(ours, Alpn::None)
+        .handshake(ours, alpn, LIMIT)
         .await
         .map(|_| ())
         .unwrap_err()
 }
 
 #[tokio::test]
-async fn a_plaintext_server_is_recognised() {
-    for bytes in [
-        &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"220 mail.example ESMTP\r\n",
-        b"-ERR unknown command\r\n",
-        b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
-        b"\xde\xad\xbe\xef\xde\xad\xbe\xef",
+async fn a_plaintext_server_is_recognised_and_named() {
+    for (bytes, words) in [
+        (
+            &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
+            "answered with HTTP, not TLS: \"HTTP/1.1 400 Bad Request\"",
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            "SSH, not TLS: \"SSH-2.0-OpenSSH_9.2\"",
+        ),
+        (
+            b"220 mail.example ESMTP\r\n",
+            "SMTP or FTP, not TLS: \"220 mail.example ESMTP\"",
+        ),
+        (
+            b"-ERR unknown command\r\n",
+            "something that is not TLS: \"-ERR unknown command\"",
+        ),
+        (
+            b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00",
+            "HTTP/2, not TLS",
+        ),
+        // Shorter than a TLS record's header.
+        (b"hi\n", "not TLS: \"hi\""),
+        (
+            b"\xde\xad\xbe\xef\x1b[31m\"",
+            "not TLS: \"\\xde\\xad\\xbe\\xef\\x1b[31m\\\"\"",
+        ),
     ] {
-        let failure = answered(bytes).await;
-        let essentials = ["not TLS", "enable TLS on that port"];
-        assert_failure(Err::<(), _>(failure), Reason::PlaintextServer, &essentials);
+        let outcome = Err::<(), _>(answered(bytes).await);
+        let essentials = [words, "enable TLS on that port"];
+        assert_failure(outcome, Reason::PlaintextServer, &essentials);
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_is_shown_in_part() {
+    let failure = answered(&[0x01; 4096]).await;
+    assert_eq!(failure.detail.matches(r"\x01").count(), 48, "{failure}");
+}
+
+/// A server that answers these bytes and goes on listening.
+async fn silence_after(bytes: &'static [u8]) -> Failure {
+    let client = TlsClient::new(&origination(&[Ca::new("test CA").der()])).unwrap();
+    let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+    theirs.write_all(bytes).await.unwrap();
+    let limit = Duration::from_millis(50);
+    let outcome = client.handshake(ours, Alpn::None, limit).await;
+    drop(theirs);
+    outcome.map(|_| ()).unwrap_err()
+}
+
+#[tokio::test]
+async fn a_timeout_tells_how_far_the_handshake_came() {
+    for (bytes, reason, words) in [
+        (
+            &b""[..],
+            Reason::HandshakeTimeout,
+            "sent nothing for 50ms after the ClientHello",
+        ),
+        (
+            b"\x16\x03\x03\x00\x40\x02",
+            Reason::HandshakeTimeout,
+            "did not complete it within 50ms",
+        ),
+        (b"hi\n", Reason::PlaintextServer, "not TLS: \"hi\""),
+    ] {
+        let outcome = Err::<(), _>(silence_after(bytes).await);
+        assert_failure(outcome, reason, &[words]);
     }
 }
 
@@ -52,42 +113,50 @@ async fn garbage_inside_tls_records_is_a_protocol_error() {
 
 #[tokio::test]
 async fn alerts_have_their_reasons() {
-    for (bytes, reason, essential) in [
+    for (alert, reason, words) in [
+        (70, Reason::NoCommonVersion, "alert protocol_version (70)"),
+        (40, Reason::NoCommonCipher, "alert handshake_failure (40)"),
         (
-            b"\x15\x03\x01\x00\x02\x02\x46",
-            Reason::NoCommonParameters,
-            "TLS 1.2 nor TLS 1.3",
+            71,
+            Reason::NoCommonCipher,
+            "alert insufficient_security (71)",
         ),
         (
-            b"\x15\x03\x03\x00\x02\x02\x28",
-            Reason::NoCommonParameters,
-            "HandshakeFailure",
+            120,
+            Reason::NoCommonAlpn,
+            "alert no_application_protocol (120)",
         ),
         (
-            b"\x15\x03\x03\x00\x02\x02\x47",
-            Reason::NoCommonParameters,
-            "InsufficientSecurity",
-        ),
-        (
-            b"\x15\x03\x03\x00\x02\x02\x78",
-            Reason::NoCommonParameters,
-            "ALPN",
-        ),
-        (b"\x15\x03\x03\x00\x02\x02\x70", Reason::Alert, "hostname"),
-        (
-            b"\x15\x03\x03\x00\x02\x02\x50",
+            112,
             Reason::Alert,
-            "InternalError",
+            "hostname, sent as SNI (alert unrecognized_name (112))",
         ),
-        (b"\x15\x03\x03\x00\x02\x02\xee", Reason::Alert, "0xee"),
+        (80, Reason::Alert, "by alert internal_error (80)"),
+        (48, Reason::Alert, "by alert unknown_ca (48)"),
+        (115, Reason::Alert, "by alert unknown_psk_identity (115)"),
+        (238, Reason::Alert, "by alert 238"),
         (
-            b"\x15\x03\x03\x00\x02\x02\x2a",
+            42,
             Reason::ClientCertificateRequired,
-            "client certificate",
+            "requires a client certificate",
         ),
     ] {
-        assert_failure(Err::<(), _>(answered(bytes).await), reason, &[essential]);
+        let record = vec![0x15, 3, 3, 0, 2, 2, alert];
+        let outcome = Err::<(), _>(answered(record.leak()).await);
+        assert_failure(outcome, reason, &[words]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_selects_another_protocol() {
+    // A ServerHello of TLS 1.2 with ALPN http/1.1 (RFC 5246 section 7.4.1.3, RFC 7301 section 3.1).
+    let mut hello = b"\x16\x03\x03\x00\x44\x02\x00\x00\x40\x03\x03".to_vec();
+    hello.extend([7; 32]);
+    hello.extend(b"\x00\xc0\x2f\x00\x00\x18\x00\x17\x00\x00\xff\x01\x00\x01\x00");
+    hello.extend(b"\x00\x10\x00\x0b\x00\x09\x08http/1.1");
+    let outcome = Err::<(), _>(answered_to(Alpn::H2, hello.leak()).await);
+    let essentials = ["offered: h2; the server selects another"];
+    assert_failure(outcome, Reason::NoCommonAlpn, &essentials);
 }
 
 #[tokio::test]
@@ -106,7 +175,10 @@ async fn a_server_that_closes_at_once() {
     tokio::spawn(async move { listener.accept().await.map(drop) });
     let client = TlsClient::new(&origination(&[Ca::new("test CA").der()])).unwrap();
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let outcome = client.handshake(socket, Alpn::None).await.map(|_| ());
+    let outcome = client
+        .handshake(socket, Alpn::None, LIMIT)
+        .await
+        .map(|_| ());
     assert_failure(outcome, Reason::ClosedDuringHandshake, &essentials);
 }
 
@@ -121,7 +193,7 @@ async fn a_stream_that_ends_without_close_notify_is_truncated() {
         stream.write_all(b"half an answ").await?;
         stream.flush().await
     });
-    let mut stream = client.handshake(ours, Alpn::None).await.unwrap();
+    let mut stream = client.handshake(ours, Alpn::None, LIMIT).await.unwrap();
     let mut answer = Vec::new();
     let error = stream.read_to_end(&mut answer).await.unwrap_err();
     assert_eq!(answer, b"half an answ");
@@ -149,6 +221,11 @@ fn socket_errors_have_their_reasons() {
             Reason::Reset,
         ),
         (Kind::TimedOut, Reason::HandshakeTimeout, Reason::Reset),
+        (
+            Kind::HostUnreachable,
+            Reason::HandshakeTimeout,
+            Reason::Reset,
+        ),
         (Kind::OutOfMemory, Reason::Internal, Reason::Internal),
     ] {
         let error = io::Error::from(kind);

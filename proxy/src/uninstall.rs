@@ -1,0 +1,67 @@
+//! `nodetls uninstall`: takes everything of ours out of the kernel.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use crate::exec;
+use crate::redirect::{has_living_agent, is_bpffs, remove_pins};
+
+/// Removes programs, links and maps from this machine, and says what it removed.
+///
+/// From then on connections to targeted Services are what they were before: plaintext, if the clients speak plaintext.
+/// An agent must not be running, nor a command of `nodetls exec`.
+///
+/// Examples:
+///   nodetls uninstall
+#[derive(Args, Clone, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Directory of the agent's pins
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
+    pub pins: PathBuf,
+}
+
+/// Removes everything below the directory of pins, and the cgroups of ended commands.
+///
+/// # Errors
+/// When an agent or a command is running, or something stays.
+pub fn run(options: &Options) -> Result<()> {
+    let base = &options.pins;
+    if !base.exists() {
+        println!("nothing to remove: {} does not exist", base.display());
+        return Ok(());
+    }
+    ensure!(
+        is_bpffs(base)?,
+        "{} is not on a bpffs: name the directory that the agent was given as --pins",
+        base.display()
+    );
+    let layouts = std::fs::read_dir(base)?.flatten();
+    for layout in layouts {
+        ensure!(
+            !has_living_agent(&layout.path()),
+            "an agent is running with these pins ({}): stop it first",
+            layout.path().display()
+        );
+    }
+    exec::collect_stale(base).context("what `nodetls exec` left")?;
+    let living = exec::instances(base);
+    ensure!(
+        living.is_empty(),
+        "{} commands of `nodetls exec` are running (see cgroups nodetls-exec-*): end them first",
+        living.len()
+    );
+    let removed = remove_pins(base);
+    for path in &removed {
+        println!("removed {}", path.display());
+    }
+    ensure!(
+        !base.exists(),
+        "{} could not be removed completely",
+        base.display()
+    );
+    println!("{} pins removed", removed.len());
+    Ok(())
+}

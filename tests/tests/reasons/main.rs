@@ -1,0 +1,9 @@
+//! Each reason, produced by a real server: what the client is told, what the log says, and that `docs/errors.md` says
+//! the same.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod certificates;
+mod connections;
+mod rig;
+mod running;
+mod servers;
