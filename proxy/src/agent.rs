@@ -68,6 +68,9 @@ pub struct Options {
     /// Seconds to wait for a TLS handshake with a Service
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
+    /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub connections_per_netns: usize,
     /// Seconds that open connections may go on after SIGTERM; a second SIGTERM ends them at once
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -177,6 +180,7 @@ impl Agent {
                 connect_timeout: options.connect_timeout,
                 handshake_timeout: options.handshake_timeout,
             }),
+            connections_per_netns: options.connections_per_netns,
             metrics: Arc::clone(&metrics),
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),

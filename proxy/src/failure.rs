@@ -53,6 +53,8 @@ pub enum Reason {
     PolicyRefused,
     /// The address that the client dialled belongs to no target, or to none that this pod may use.
     UnknownTarget,
+    /// The client's ClientHello, HTTP/2 preface or request head was not complete in time, or is too long.
+    ClientLimit,
     /// The client left before its connection was served.
     ClientGone,
     /// The agent was shut down before the connection came to its end.
@@ -66,7 +68,7 @@ const _: () = assert!(Reason::ALL.len() == Reason::Internal as usize + 1);
 
 impl Reason {
     /// Every reason, in order of declaration.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::UnknownCa,
         Self::NameMismatch,
         Self::NoSubjectAltName,
@@ -89,6 +91,7 @@ impl Reason {
         Self::NoEndpoints,
         Self::PolicyRefused,
         Self::UnknownTarget,
+        Self::ClientLimit,
         Self::ClientGone,
         Self::ShutDown,
         Self::Internal,
@@ -119,6 +122,7 @@ impl Reason {
             Self::NoEndpoints => "no_endpoints",
             Self::PolicyRefused => "policy_refused",
             Self::UnknownTarget => "unknown_target",
+            Self::ClientLimit => "client_limit",
             Self::ClientGone => "client_gone",
             Self::ShutDown => "shut_down",
             Self::Internal => "internal",
@@ -158,6 +162,9 @@ impl Reason {
             Self::Reset | Self::Truncated => "look for a crash or restart of the server",
             Self::NoEndpoints => "check the Service's selector and the readiness of its pods",
             Self::UnknownTarget => "dial the Service's address, not the redirected one",
+            Self::ClientLimit => {
+                "look at the client: its first message must be done in 10 s, an HTTP/1 head in 64 KiB"
+            }
             Self::PolicyRefused | Self::ClientGone | Self::ShutDown | Self::Internal => {
                 return None;
             }

@@ -29,6 +29,10 @@ pub struct World {
     pub backend: String,
     /// Certificates, logs.
     pub dir: tempfile::TempDir,
+    /// More of the agent's flags.
+    pub agent_flags: Vec<&'static str>,
+    /// The agent's hard limit of open files.
+    pub file_limit: Option<u32>,
     cgroup: PathBuf,
     pins: PathBuf,
     admin: u16,
@@ -133,6 +137,8 @@ impl World {
             pod,
             backend,
             dir,
+            agent_flags: vec!["--connect-timeout", "1", "--handshake-timeout", "1"],
+            file_limit: None,
             cgroup,
             pins,
             admin,
@@ -182,15 +188,20 @@ impl World {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let mut command = self.in_cgroup(&binary("nodetls"));
-        command.args([
-            "agent",
-            "--connect-timeout",
-            "1",
-            "--handshake-timeout",
-            "1",
-            "--manifests",
-        ]);
+        let mut command = match self.file_limit {
+            None => self.in_cgroup(&binary("nodetls")),
+            Some(limit) => {
+                let mut command = self.in_cgroup("prlimit");
+                command
+                    .arg(format!("--nofile={limit}:{limit}"))
+                    .arg(binary("nodetls"));
+                command
+            }
+        };
+        command
+            .arg("agent")
+            .args(&self.agent_flags)
+            .arg("--manifests");
         command.arg(self.dir.path().join("manifests"));
         command.args([
             "--netns",
@@ -231,6 +242,11 @@ impl World {
                 .unwrap()
                 .success()
         );
+    }
+
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
     }
 
     /// Waits for the agent to end by itself.

@@ -7,8 +7,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::decide::{Protocol, read_opening};
+use super::departure::Departure;
+use super::head::{Unread, read_head, without_h2c};
+use super::record::Recorded;
 use super::relay::{End, Tally, relay};
-use super::respond::{abort_by_default, close, refuse, reset_after_flush};
+use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::upstream::{Upstream, prepare};
 use super::{Proxy, Route};
 use crate::access_log::Access;
@@ -46,6 +49,9 @@ pub(super) async fn serve(
     connection.finish(ended);
 }
 
+/// Most first messages at one go.
+const FIRST_READ: usize = 4096;
+
 struct Connection {
     route: Arc<Route>,
     access: Access,
@@ -80,25 +86,54 @@ impl Connection {
     ) -> Result<(), Failure> {
         abort_by_default(&client);
         prepare(&client).map_err(|error| client_gone(&error))?;
-        let (dialer, pod) = (Arc::clone(&proxy.dialer), Arc::clone(pod));
-        let mut upstream = Upstream::new(dialer, pod, Arc::clone(&self.route));
-        let (mut first, mut greeting) = (Vec::new(), Vec::new());
+        let dialer = Arc::clone(&proxy.dialer);
+        let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
+        let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
         let protocol = tokio::select! {
             biased;
-            protocol = read_opening(&mut client, &mut first) => match protocol {
-                Ok(protocol) => Some(protocol),
-                Err(error) => return Err(client_gone(&error)),
-            },
+            protocol = read_opening(&mut client, &mut first) => Some(protocol.map_err(|error| {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    Failure::new(Reason::ClientLimit, "a ClientHello or HTTP/2 preface was not complete in time")
+                } else {
+                    client_gone(&error)
+                }
+            })?),
             () = upstream.server_first(&mut greeting) => None,
         };
         self.access.protocol = Some(protocol.unwrap_or(Protocol::Other).as_str());
+        if let Some(Protocol::Http1 { .. }) = protocol {
+            match read_head(&mut client, &mut first).await {
+                Ok(()) => first = without_h2c(first),
+                Err(Unread::Failed(error)) => return Err(client_gone(&error)),
+                Err(Unread::TooSlow) => {
+                    refuse(client, protocol, &first, Answer::TOO_SLOW).await;
+                    let detail = "a request's head was not complete in time";
+                    return Err(Failure::new(Reason::ClientLimit, detail));
+                }
+                Err(Unread::TooLong) => {
+                    refuse(client, protocol, &first, Answer::TOO_LONG).await;
+                    let detail = "a request's head is longer than 64 KiB";
+                    return Err(Failure::new(Reason::ClientLimit, detail));
+                }
+            }
+        }
+        let departure = Departure {
+            client: &client,
+            pod,
+            netns: &proxy.dialer.netns,
+            may_have_said_all: protocol == Some(Protocol::Other) && !first.is_empty(),
+        };
         let alpn = match protocol {
-            Some(Protocol::Tls) => return self.pass_through(client, upstream, first).await,
+            Some(Protocol::Tls) => {
+                self.route.metrics.passthrough("already_tls");
+                let stream = departure.or(upstream.plain()).await?;
+                return self.pass_through(client, stream, first).await;
+            }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
             Some(Protocol::Other) | None => Alpn::None,
         };
-        match upstream.secured(alpn).await {
+        match departure.or(upstream.secured(alpn)).await {
             Ok(stream) => {
                 let opening = Opening {
                     protocol,
@@ -108,7 +143,7 @@ impl Connection {
                 self.relay_secured(client, stream, opening).await
             }
             Err(failure) => {
-                refuse(client, protocol, &failure).await;
+                refuse(client, protocol, &first, Answer::to(failure.reason)).await;
                 Err(failure)
             }
         }
@@ -130,8 +165,11 @@ impl Connection {
             first,
             greeting,
         } = opening;
+        let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
+        let mut recorded = Recorded::new(&mut client, record);
         let (sent, received) = (&mut self.sent, &mut self.received);
-        let end = relay(&mut client, &mut *stream, first, greeting, sent, received).await;
+        let end = relay(&mut recorded, &mut *stream, first, greeting, sent, received).await;
+        let record = recorded.into_record();
         match end {
             End::Clean => {
                 close(client);
@@ -142,7 +180,8 @@ impl Connection {
                 let failure = failure_from_io(&error, Stage::Relay);
                 if received.bytes == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
-                    refuse(client, protocol, &failure).await;
+                    let read = record.unwrap_or_default();
+                    refuse(client, protocol, &read, Answer::to(failure.reason)).await;
                 } else {
                     reset_after_flush(client).await;
                 }
@@ -155,11 +194,9 @@ impl Connection {
     async fn pass_through(
         &mut self,
         mut client: TcpStream,
-        upstream: Upstream,
+        mut stream: TcpStream,
         first: Vec<u8>,
     ) -> Result<(), Failure> {
-        self.route.metrics.passthrough("already_tls");
-        let mut stream = upstream.plain().await?;
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
         let (sent, received) = (&mut self.sent, &mut self.received);
