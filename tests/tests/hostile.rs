@@ -249,6 +249,7 @@ fn what_a_client_said_before_it_left_reaches_the_server_unless_it_asked_for_an_a
     let ca = Ca::new("ca");
     let (certificate, key) = ca.sign("www.example.com", 1);
     let mut world = World::new();
+    world.agent_flags = vec!["--handshake-timeout", "60"];
     start(&mut world, &ca, |world| {
         serve_hostile(world, "late", &certificate, &key)
     });

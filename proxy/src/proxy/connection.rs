@@ -88,62 +88,36 @@ impl Connection {
         prepare(&client).map_err(|error| client_gone(&error))?;
         let dialer = Arc::clone(&proxy.dialer);
         let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
-        let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
-        let protocol = tokio::select! {
-            biased;
-            protocol = read_opening(&mut client, &mut first) => Some(protocol.map_err(|error| {
-                if error.kind() == io::ErrorKind::TimedOut {
-                    Failure::new(Reason::ClientLimit, "a ClientHello or HTTP/2 preface was not complete in time")
-                } else {
-                    client_gone(&error)
-                }
-            })?),
-            () = upstream.server_first(&mut greeting) => None,
-        };
+        let opening = read_first(&mut client, &mut upstream).await?;
+        let protocol = opening.protocol;
         self.access.protocol = Some(protocol.unwrap_or(Protocol::Other).as_str());
-        if let Some(Protocol::Http1 { .. }) = protocol {
-            match read_head(&mut client, &mut first).await {
-                Ok(()) => first = without_h2c(first),
-                Err(Unread::Failed(error)) => return Err(client_gone(&error)),
-                Err(Unread::TooSlow) => {
-                    refuse(client, protocol, &first, Answer::TOO_SLOW).await;
-                    let detail = "a request's head was not complete in time";
-                    return Err(Failure::new(Reason::ClientLimit, detail));
-                }
-                Err(Unread::TooLong) => {
-                    refuse(client, protocol, &first, Answer::TOO_LONG).await;
-                    let detail = "a request's head is longer than 64 KiB";
-                    return Err(Failure::new(Reason::ClientLimit, detail));
-                }
+        let opening = match complete(&mut client, opening).await {
+            Ok(opening) => opening,
+            Err((failure, answer)) => {
+                refuse(client, protocol, &[], answer).await;
+                return Err(failure);
             }
-        }
+        };
         let departure = Departure {
             client: &client,
             pod,
             netns: &proxy.dialer.netns,
-            may_have_said_all: protocol == Some(Protocol::Other) && !first.is_empty(),
+            may_have_said_all: protocol == Some(Protocol::Other) && !opening.first.is_empty(),
         };
         let alpn = match protocol {
             Some(Protocol::Tls) => {
                 self.route.metrics.passthrough("already_tls");
                 let stream = departure.or(upstream.plain()).await?;
-                return self.pass_through(client, stream, first).await;
+                return self.pass_through(client, stream, opening.first).await;
             }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
             Some(Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
-            Ok(stream) => {
-                let opening = Opening {
-                    protocol,
-                    first,
-                    greeting,
-                };
-                self.relay_secured(client, stream, opening).await
-            }
+            Ok(stream) => self.relay_secured(client, stream, opening).await,
             Err(failure) => {
-                refuse(client, protocol, &first, Answer::to(failure.reason)).await;
+                refuse(client, protocol, &opening.first, Answer::to(failure.reason)).await;
                 Err(failure)
             }
         }
@@ -227,16 +201,68 @@ impl Connection {
     }
 }
 
+/// What was read before the relay, and what it told.
+struct Opening {
+    /// `None`: the client was silent, and the server spoke or failed first.
+    protocol: Option<Protocol>,
+    first: Vec<u8>,
+    greeting: Vec<u8>,
+}
+
+/// Waits for the client's first words or the server's.
+async fn read_first(client: &mut TcpStream, upstream: &mut Upstream) -> Result<Opening, Failure> {
+    let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
+    let protocol = tokio::select! {
+        biased;
+        protocol = read_opening(client, &mut first) => Some(protocol.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::TimedOut => too_much("a ClientHello or HTTP/2 preface was not complete in time"),
+                _ => client_gone(&error),
+            }
+        })?),
+        () = upstream.server_first(&mut greeting) => None,
+    };
+    Ok(Opening {
+        protocol,
+        first,
+        greeting,
+    })
+}
+
+/// Reads the whole head of an HTTP/1 client's first request, and takes out of it what can't be honoured.
+async fn complete(
+    client: &mut TcpStream,
+    mut opening: Opening,
+) -> Result<Opening, (Failure, Answer)> {
+    let Some(Protocol::Http1 { .. }) = opening.protocol else {
+        return Ok(opening);
+    };
+    let (failure, answer) = match read_head(client, &mut opening.first).await {
+        Ok(()) => {
+            opening.first = without_h2c(opening.first);
+            return Ok(opening);
+        }
+        // Nobody will read it.
+        Err(Unread::Failed(error)) => (client_gone(&error), Answer::TOO_SLOW),
+        Err(Unread::TooSlow) => {
+            let failure = too_much("a request's head was not complete in time");
+            (failure, Answer::TOO_SLOW)
+        }
+        Err(Unread::TooLong) => {
+            let failure = too_much("a request's head is longer than 64 KiB");
+            (failure, Answer::TOO_LONG)
+        }
+    };
+    Err((failure, answer))
+}
+
+fn too_much(detail: &str) -> Failure {
+    Failure::new(Reason::ClientLimit, detail)
+}
+
 fn client_gone(error: &io::Error) -> Failure {
     Failure::new(
         Reason::ClientGone,
         format!("the client's connection failed: {error}"),
     )
-}
-
-/// What was read before the relay, and what it told.
-struct Opening {
-    protocol: Option<Protocol>,
-    first: Vec<u8>,
-    greeting: Vec<u8>,
 }
