@@ -41,6 +41,8 @@ pub struct Metrics {
     pub accept_errors: IntCounter,
     /// Redirected connections whose id or port belongs to no target.
     pub unknown_targets: IntCounter,
+    /// Redirected connections of a netns that has too many open ones.
+    pub netns_limit: IntCounter,
 }
 
 /// Namespace, Service, port.
@@ -117,6 +119,11 @@ impl Metrics {
             &["version"],
         )?;
         build.with_label_values(&[version]).set(1);
+        let rejected = all.counters(
+            "rejected_connections_total",
+            "Redirected connections that were reset at once, because their netns has too many open ones (netns_limit).",
+            &["reason"],
+        )?;
         Ok(Self {
             families: TargetFamilies::new(&mut all)?,
             policy_status: all.gauges(
@@ -161,6 +168,7 @@ impl Metrics {
                 "unknown_target_connections_total",
                 "Redirected connections that claimed a target that does not exist; reset.",
             )?,
+            netns_limit: rejected.with_label_values(&["netns_limit"]),
             targets: Mutex::default(),
             scrape: Mutex::default(),
             descriptions: all.descriptions,

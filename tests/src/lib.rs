@@ -29,6 +29,10 @@ pub struct World {
     pub backend: String,
     /// Certificates, logs.
     pub dir: tempfile::TempDir,
+    /// More of the agent's flags.
+    pub agent_flags: Vec<&'static str>,
+    /// The agent's hard limit of open files.
+    pub file_limit: Option<u32>,
     /// The cgroup that the agent looks after.
     pub cgroup: PathBuf,
     /// Where the agent pins.
@@ -154,6 +158,8 @@ impl World {
             pod,
             backend,
             dir,
+            agent_flags: vec!["--connect-timeout", "1", "--handshake-timeout", "1"],
+            file_limit: None,
             cgroup,
             pins,
             admin,
@@ -230,9 +236,16 @@ impl World {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let mut command = self.in_cgroup(&binary("nodetls"));
-        let limits = ["--connect-timeout", "1", "--handshake-timeout", "1"];
-        command.arg("agent").args(limits);
+        let mut command = match self.file_limit {
+            None => self.in_cgroup(&binary("nodetls")),
+            Some(limit) => {
+                let mut command = self.in_cgroup("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}"));
+                command.arg(binary("nodetls"));
+                command
+            }
+        };
+        command.arg("agent").args(&self.agent_flags);
         command.arg("--manifests").arg(manifests);
         let admin = format!("127.0.0.1:{admin}");
         command.args(["--netns", pattern, "--admin", &admin]);
@@ -257,6 +270,11 @@ impl World {
                 .unwrap()
                 .success()
         );
+    }
+
+    /// The agent's process id.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().0.id()
     }
 
     /// Waits for the agent to end by itself.

@@ -132,14 +132,17 @@ fn a_killed_proxy_means_refused_and_the_next_one_cleans_up() {
         .unwrap()
         .read_exact(&mut ready)
         .unwrap();
-    let pins = world.pins.display().to_string();
-    assert!(
-        Command::new("pkill")
-            .args(["-KILL", "-f", &format!("stage proxy.*{pins} ")])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let proxy = format!("stage proxy.*{} ", world.pins.display());
+    let find = |program: &str, signal: &[&str]| {
+        let mut command = Command::new(program);
+        command
+            .args(signal)
+            .args(["-f", &proxy])
+            .stdout(Stdio::null());
+        command.status().unwrap().success()
+    };
+    assert!(find("pkill", &["-KILL"]));
+    world.wait("it is gone", |_| !find("pgrep", &[]));
     let (removed, said) = world.uninstall();
     assert!(!removed && said.contains("end them first"), "{said}");
     child.stdin.take().unwrap().write_all(b"\n").unwrap();

@@ -76,6 +76,9 @@ pub struct Options {
     /// Seconds to wait for a TLS handshake with a Service
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
+    /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub connections_per_netns: usize,
     /// Seconds that open connections may go on after SIGTERM; a second SIGTERM ends them at once
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -178,7 +181,12 @@ impl Agent {
             handshake_timeout: options.handshake_timeout,
         };
         let routes = publisher.routes();
-        let proxy = Arc::new(Proxy::new(routes, dialer, Arc::clone(&metrics)));
+        let proxy = Arc::new(Proxy::new(
+            routes,
+            dialer,
+            options.connections_per_netns,
+            Arc::clone(&metrics),
+        ));
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
         let mut agent = Self {

@@ -53,7 +53,7 @@ async fn serve(options: &Options) -> Result<()> {
         connect_timeout: options.connect_timeout,
         handshake_timeout: options.handshake_timeout,
     };
-    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, metrics));
+    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, usize::MAX, metrics));
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);

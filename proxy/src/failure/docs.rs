@@ -120,6 +120,7 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             r#"policy default/tls: Invalid: BackendTLSPolicy default/tls: spec.validation.hostname: "10.0.0.1" is an IP address: use a DNS name of the server's certificate"#,
             OUT_OF_REACH,
         ),
+        R::ClientLimit => ("a request's head is longer than 64 KiB", BREAKING),
         R::ClientGone => (
             "the client's connection failed: Connection reset by peer (os error 104)",
             BREAKING,

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::decide::{Protocol, read_opening};
+use super::departure::Departure;
+use super::head::{Unread, read_head, without_h2c};
+use super::record::Recorded;
 use super::relay::{End, Tally, relay};
-use super::respond::{abort_by_default, close, refuse, reset_after_flush};
+use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::upstream::{Upstream, prepare};
 use super::{Proxy, Route};
 use crate::access_log::Access;
@@ -45,6 +48,9 @@ pub(super) async fn serve(
     connection.finish(ended);
 }
 
+/// Most first messages at one go.
+const FIRST_READ: usize = 4096;
+
 struct Connection {
     route: Arc<Route>,
     access: Access,
@@ -79,35 +85,38 @@ impl Connection {
     ) -> Result<(), Failure> {
         abort_by_default(&client);
         prepare(&client).map_err(|error| client_gone(&error))?;
-        let (dialer, pod) = (Arc::clone(&proxy.dialer), Arc::clone(pod));
-        let mut upstream = Upstream::new(dialer, pod, Arc::clone(&self.route));
-        let (mut first, mut greeting) = (Vec::new(), Vec::new());
-        let protocol = tokio::select! {
-            biased;
-            protocol = read_opening(&mut client, &mut first) => match protocol {
-                Ok(protocol) => Some(protocol),
-                Err(error) => return Err(client_gone(&error)),
-            },
-            () = upstream.server_first(&mut greeting) => None,
-        };
+        let dialer = Arc::clone(&proxy.dialer);
+        let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
+        let opening = read_first(&mut client, &mut upstream).await?;
+        let protocol = opening.protocol;
         self.access.protocol = Some(protocol.unwrap_or(Protocol::Other).as_str());
+        let opening = match complete(&mut client, opening).await {
+            Ok(opening) => opening,
+            Err((failure, answer)) => {
+                refuse(client, protocol, &[], answer).await;
+                return Err(failure);
+            }
+        };
+        let departure = Departure {
+            client: &client,
+            pod,
+            netns: &proxy.dialer.netns,
+            may_have_said_all: protocol == Some(Protocol::Other) && !opening.first.is_empty(),
+        };
         let alpn = match protocol {
-            Some(Protocol::Tls) => return self.pass_through(client, upstream, first).await,
+            Some(Protocol::Tls) => {
+                self.route.metrics.passthrough("already_tls");
+                let stream = departure.or(upstream.plain()).await?;
+                return self.pass_through(client, stream, opening.first).await;
+            }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
             Some(Protocol::Other) | None => Alpn::None,
         };
-        match upstream.secured(alpn).await {
-            Ok(stream) => {
-                let opening = Opening {
-                    protocol,
-                    first,
-                    greeting,
-                };
-                self.relay_secured(client, stream, opening).await
-            }
+        match departure.or(upstream.secured(alpn)).await {
+            Ok(stream) => self.relay_secured(client, stream, opening).await,
             Err(failure) => {
-                refuse(client, protocol, &failure).await;
+                refuse(client, protocol, &opening.first, Answer::to(failure.reason)).await;
                 Err(failure)
             }
         }
@@ -129,8 +138,11 @@ impl Connection {
             first,
             greeting,
         } = opening;
+        let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
+        let mut recorded = Recorded::new(&mut client, record);
         let (sent, received) = (&mut self.sent, &mut self.received);
-        let end = relay(&mut client, &mut *stream, first, greeting, sent, received).await;
+        let end = relay(&mut recorded, &mut *stream, first, greeting, sent, received).await;
+        let record = recorded.into_record();
         match end {
             End::Clean => {
                 close(client);
@@ -141,7 +153,8 @@ impl Connection {
                 let failure = failure_from_io(&error, Stage::Relay);
                 if received.bytes == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
-                    refuse(client, protocol, &failure).await;
+                    let read = record.unwrap_or_default();
+                    refuse(client, protocol, &read, Answer::to(failure.reason)).await;
                 } else {
                     reset_after_flush(client).await;
                 }
@@ -154,11 +167,9 @@ impl Connection {
     async fn pass_through(
         &mut self,
         mut client: TcpStream,
-        upstream: Upstream,
+        mut stream: TcpStream,
         first: Vec<u8>,
     ) -> Result<(), Failure> {
-        self.route.metrics.passthrough("already_tls");
-        let mut stream = upstream.plain().await?;
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
         let (sent, received) = (&mut self.sent, &mut self.received);
@@ -189,16 +200,68 @@ impl Connection {
     }
 }
 
+/// What was read before the relay, and what it told.
+struct Opening {
+    /// `None`: the client was silent, and the server spoke or failed first.
+    protocol: Option<Protocol>,
+    first: Vec<u8>,
+    greeting: Vec<u8>,
+}
+
+/// Waits for the client's first words or the server's.
+async fn read_first(client: &mut TcpStream, upstream: &mut Upstream) -> Result<Opening, Failure> {
+    let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
+    let protocol = tokio::select! {
+        biased;
+        protocol = read_opening(client, &mut first) => Some(protocol.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::TimedOut => too_much("a ClientHello or HTTP/2 preface was not complete in time"),
+                _ => client_gone(&error),
+            }
+        })?),
+        () = upstream.server_first(&mut greeting) => None,
+    };
+    Ok(Opening {
+        protocol,
+        first,
+        greeting,
+    })
+}
+
+/// Reads the whole head of an HTTP/1 client's first request, and takes out of it what can't be honoured.
+async fn complete(
+    client: &mut TcpStream,
+    mut opening: Opening,
+) -> Result<Opening, (Failure, Answer)> {
+    let Some(Protocol::Http1 { .. }) = opening.protocol else {
+        return Ok(opening);
+    };
+    let (failure, answer) = match read_head(client, &mut opening.first).await {
+        Ok(()) => {
+            opening.first = without_h2c(opening.first);
+            return Ok(opening);
+        }
+        // Nobody will read it.
+        Err(Unread::Failed(error)) => (client_gone(&error), Answer::TOO_SLOW),
+        Err(Unread::TooSlow) => {
+            let failure = too_much("a request's head was not complete in time");
+            (failure, Answer::TOO_SLOW)
+        }
+        Err(Unread::TooLong) => {
+            let failure = too_much("a request's head is longer than 64 KiB");
+            (failure, Answer::TOO_LONG)
+        }
+    };
+    Err((failure, answer))
+}
+
+fn too_much(detail: &str) -> Failure {
+    Failure::new(Reason::ClientLimit, detail)
+}
+
 fn client_gone(error: &io::Error) -> Failure {
     Failure::new(
         Reason::ClientGone,
         format!("the client's connection failed: {error}"),
     )
-}
-
-/// What was read before the relay, and what it told.
-struct Opening {
-    protocol: Option<Protocol>,
-    first: Vec<u8>,
-    greeting: Vec<u8>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustls::Error as TlsError;
 use rustls::server::Acceptor;
 use tokio::io::{self, AsyncRead, AsyncReadExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// The client's half of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -14,8 +14,8 @@ const MAX_OPENING: usize = 16 * 1024 + 5;
 /// How long a client may pause within what could still become an HTTP/1 request line. A protocol whose first message
 /// is one short word without a line end (ZooKeeper's `ruok`) goes on after that.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a client may take for the rest of a ClientHello or HTTP/2 preface that it has begun.
-const REST: Duration = Duration::from_secs(10);
+/// How long a client may take in all for an opening that it has begun, however many bytes it sends meanwhile.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,36 +45,32 @@ impl Protocol {
     }
 }
 
-/// Reads into `first` until the protocol is known. A client that closes before is `Other`. Safe to cancel: what was
-/// read stays in `first`.
+/// Reads into `first` until the protocol is known. A client that closes before is `Other`, and so is one that takes too
+/// long over what could become a request line. Safe to cancel: what was read stays in `first`.
 ///
 /// # Errors
-/// When reading fails, or the client begins a ClientHello or preface and does not go on.
+/// When reading fails, or (`TimedOut`) the client begins a ClientHello or preface and does not complete it in time.
 pub(super) async fn read_opening(
     client: &mut (impl AsyncRead + Unpin),
     first: &mut Vec<u8>,
 ) -> io::Result<Protocol> {
+    if client.read_buf(first).await? == 0 {
+        return Ok(Protocol::Other);
+    }
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(protocol) = classify(first) {
             return Ok(protocol);
         }
         let committed = first.starts_with(&[0x16]) || first.starts_with(&HTTP2_PREFACE[..4]);
-        let limit = match (first.is_empty(), committed) {
-            (true, _) => None,
-            (false, true) => Some(REST),
-            (false, false) => Some(PAUSE),
+        let pause = Instant::now() + PAUSE;
+        let until = if committed { end } else { end.min(pause) };
+        match timeout_at(until, client.read_buf(first)).await {
+            Ok(Ok(0)) => return Ok(Protocol::Other),
+            Ok(read) => read?,
+            Err(_) if committed => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => return Ok(Protocol::Other),
         };
-        let read = match limit {
-            None => client.read_buf(first).await?,
-            Some(limit) => match timeout(limit, client.read_buf(first)).await {
-                Ok(read) => read?,
-                Err(_) if committed => return Err(io::ErrorKind::TimedOut.into()),
-                Err(_) => return Ok(Protocol::Other),
-            },
-        };
-        if read == 0 {
-            return Ok(Protocol::Other);
-        }
     }
 }
 
@@ -164,106 +160,5 @@ fn is_token(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const HTTP1: Protocol = Protocol::Http1 { head: false };
-
-    #[test]
-    fn whole_openings() {
-        for (bytes, protocol) in [
-            (&b"GET / HTTP/1.1\r\n"[..], HTTP1),
-            (b"GET / HTTP/1.0\n", HTTP1),
-            (
-                b"HEAD /x?y=%20 HTTP/1.1\r\nHost: a\r\n",
-                Protocol::Http1 { head: true },
-            ),
-            (HTTP2_PREFACE, Protocol::Http2),
-            (b"CONNECT {\"verbose\":false}\r\n", Protocol::Other),
-            (b"GET / HTTP/2.0\r\n", Protocol::Other),
-            (b"GET /\r\n", Protocol::Other),
-            (b"GET  HTTP/1.1\r\n", Protocol::Other),
-            (b"GET / HTTP/1.15\r\n", Protocol::Other),
-            (b"EHLO example.com\r\n", Protocol::Other),
-            (b"*1\r\n$4\r\nPING\r\n", Protocol::Other),
-            (b"\0\0\0\x08\x04\xd2\x16\x2f", Protocol::Other),
-            (b"\r\n", Protocol::Other),
-            (b"PRI * HTTP/2.0\r\nHost: a\r\n", Protocol::Other),
-            (b"\x16\x03\x01\x00\x05hello", Protocol::Other),
-        ] {
-            assert_eq!(classify(bytes), Some(protocol), "{}", bytes.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn undecided_until_complete() {
-        for whole in [
-            &b"GET /a HTTP/1.1\r\n"[..],
-            b"POST /a HTTP/1.0\n",
-            HTTP2_PREFACE,
-        ] {
-            for end in 0..whole.len() {
-                assert_eq!(
-                    classify(&whole[..end]),
-                    None,
-                    "{}",
-                    whole[..end].escape_ascii()
-                );
-            }
-        }
-        assert_eq!(classify(&[b'a'; MAX_OPENING + 1]), Some(Protocol::Other));
-    }
-
-    #[test]
-    fn a_client_hello_byte_by_byte() {
-        let hello = client_hello_bytes();
-        for end in 0..hello.len() {
-            assert_eq!(classify(&hello[..end]), None, "after {end} bytes");
-        }
-        assert_eq!(classify(&hello), Some(Protocol::Tls));
-    }
-
-    #[tokio::test]
-    async fn bytes_that_trickle_in() {
-        let (mut client, mut proxy) = io::duplex(1);
-        let writer = tokio::spawn(async move {
-            for byte in b"GET / HTTP/1.1\r\n" {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                io::AsyncWriteExt::write_all(&mut client, &[*byte])
-                    .await
-                    .unwrap();
-            }
-            client
-        });
-        let mut first = Vec::new();
-        assert_eq!(read_opening(&mut proxy, &mut first).await.unwrap(), HTTP1);
-        assert_eq!(first, b"GET / HTTP/1.1\r\n");
-        writer.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_word_without_line_end_goes_on() {
-        let (mut client, mut proxy) = io::duplex(64);
-        io::AsyncWriteExt::write_all(&mut client, b"ruok")
-            .await
-            .unwrap();
-        let mut first = Vec::new();
-        assert_eq!(
-            read_opening(&mut proxy, &mut first).await.unwrap(),
-            Protocol::Other
-        );
-        assert_eq!(first, b"ruok");
-    }
-
-    fn client_hello_bytes() -> Vec<u8> {
-        let config = rustls::ClientConfig::builder()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let name = "www.example.com".try_into().unwrap();
-        let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).unwrap();
-        hello
-    }
-}
+#[path = "decide_tests.rs"]
+mod tests;

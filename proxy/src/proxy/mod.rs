@@ -2,6 +2,10 @@
 
 mod connection;
 mod decide;
+mod departure;
+mod head;
+mod limit;
+mod record;
 mod relay;
 mod respond;
 mod route;
@@ -18,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::decide::Protocol;
+use self::limit::{Limit, Occasional};
+use self::respond::abort_by_default;
 pub use self::route::{Route, Routes};
 pub use self::upstream::Dialer;
 use crate::addr::ClientAddr;
@@ -33,6 +39,8 @@ pub struct Proxy {
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Dials for them.
     pub dialer: Arc<Dialer>,
+    /// How many connections of one netns may be open at a time.
+    pub connections_per_netns: usize,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Fires when no new connection is to be taken.
@@ -45,10 +53,12 @@ pub struct Proxy {
 
 impl Serve for Arc<Proxy> {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<StdListener>) {
+        let limit = Arc::new(Limit::new(self.connections_per_netns));
         for listener in listeners {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let accepting = Arc::clone(self).accept(Arc::clone(pod), listener);
+                    let (pod, limit) = (Arc::clone(pod), Arc::clone(&limit));
+                    let accepting = Arc::clone(self).accept(pod, listener, limit);
                     self.tasks.spawn(accepting);
                 }
                 Err(error) => tracing::error!(netns = pod.name, %error, "a listener can't be used"),
@@ -62,11 +72,13 @@ impl Proxy {
     pub fn new(
         routes: watch::Receiver<Arc<Routes>>,
         dialer: Dialer,
+        connections_per_netns: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             routes,
             dialer: Arc::new(dialer),
+            connections_per_netns,
             metrics,
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),
@@ -74,7 +86,8 @@ impl Proxy {
         }
     }
 
-    async fn accept(self: Arc<Self>, pod: Arc<Pod>, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, pod: Arc<Pod>, listener: TcpListener, limit: Arc<Limit>) {
+        let logged = Occasional::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -82,20 +95,22 @@ impl Proxy {
                 () = self.draining.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.spawn(&pod, stream, ClientAddr(peer)),
+                Ok((stream, peer)) => self.spawn(&pod, &limit, stream, ClientAddr(peer)),
                 Err(error) => {
                     // EMFILE and the like leave the connection in the queue: at once is too soon.
                     self.metrics.accept_errors.inc();
-                    tracing::warn!(netns = pod.name, %error, "a connection can't be accepted");
+                    if logged.is_due() {
+                        tracing::warn!(netns = pod.name, %error, "connections can't be accepted");
+                    }
                     sleep(BACK_OFF).await;
                 }
             }
         }
-        self.accept_backlog(&pod, listener);
+        self.accept_backlog(&pod, &limit, listener);
     }
 
     /// Connections that the kernel has completed already would be reset by closing the listener.
-    fn accept_backlog(self: &Arc<Self>, pod: &Arc<Pod>, listener: TcpListener) {
+    fn accept_backlog(self: &Arc<Self>, pod: &Arc<Pod>, limit: &Limit, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else {
             return;
         };
@@ -103,13 +118,35 @@ impl Proxy {
             if stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
             {
-                self.spawn(pod, stream, ClientAddr(peer));
+                self.spawn(pod, limit, stream, ClientAddr(peer));
             }
         }
     }
 
-    fn spawn(self: &Arc<Self>, pod: &Arc<Pod>, stream: TcpStream, client: ClientAddr) {
+    fn spawn(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        limit: &Limit,
+        stream: TcpStream,
+        client: ClientAddr,
+    ) {
+        let log = || {
+            let limit = self.connections_per_netns;
+            tracing::warn!(
+                netns = pod.name,
+                limit,
+                "too many open connections: more are reset (--connections-per-netns)"
+            );
+        };
+        let Some(place) = limit.take(log) else {
+            self.metrics.netns_limit.inc();
+            abort_by_default(&stream);
+            return;
+        };
         let serving = connection::serve(Arc::clone(self), Arc::clone(pod), stream, client);
-        self.tasks.spawn(serving);
+        self.tasks.spawn(async move {
+            serving.await;
+            drop(place);
+        });
     }
 }

@@ -1,5 +1,7 @@
-//! What a client is told when its connection can't be secured: an HTTP/1 client a short answer, others a reset. The
-//! reason is for log and metric, not for the client.
+//! What a client is told when its connection can't be secured: an HTTP client a short answer, others a reset. The reason
+//! is for log and metric, not for the client.
+
+mod http2;
 
 use std::time::Duration;
 
@@ -8,8 +10,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use hyper::StatusCode;
+
 use super::decide::Protocol;
-use crate::failure::{Failure, Reason};
+use crate::failure::Reason;
 use crate::sys;
 
 /// How long a refused client may take to read its answer, and how long we wait for it to acknowledge what we sent.
@@ -18,12 +22,56 @@ const POLL: Duration = Duration::from_millis(5);
 /// How much more of its request a refused client may send.
 const MAX_DISCARDED: u64 = 1024 * 1024;
 
-/// Ends `client`'s connection because of `failure`, before any byte of an answer was relayed.
-pub(super) async fn refuse(client: TcpStream, protocol: Option<Protocol>, failure: &Failure) {
-    match protocol {
-        Some(Protocol::Http1 { head }) => answer(client, head, failure.reason).await,
-        _ => drop(client),
+/// An answer of ours, to a client that speaks HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    text: &'static str,
+}
+
+impl Answer {
+    /// The request's head did not come in time.
+    pub(super) const TOO_SLOW: Self = Self {
+        status: StatusCode::REQUEST_TIMEOUT,
+        text: "nodetls: the request took too long",
+    };
+    /// The request's head is too long.
+    pub(super) const TOO_LONG: Self = Self {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        text: "nodetls: the request's header fields are too long",
+    };
+
+    /// The connection failed for `reason`, before any byte of the server's answer was relayed.
+    pub(super) fn to(reason: Reason) -> Self {
+        match reason {
+            Reason::PolicyRefused | Reason::NoEndpoints => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                text: "nodetls: this Service can't be reached securely",
+            },
+            _ => Self {
+                status: StatusCode::BAD_GATEWAY,
+                text: "nodetls: no secure connection to this Service",
+            },
+        }
     }
+}
+
+/// Ends `client`'s connection: with `answer` if it speaks HTTP, else by a reset. `read` is all that was read from it;
+/// only HTTP/2 needs it, and is reset without.
+pub(super) async fn refuse(
+    mut client: TcpStream,
+    protocol: Option<Protocol>,
+    read: &[u8],
+    answer: Answer,
+) {
+    match protocol {
+        Some(Protocol::Http1 { head }) => http1(&mut client, head, answer).await,
+        Some(Protocol::Http2) if !read.is_empty() => {
+            http2::answer_all(&mut client, read, answer).await
+        }
+        _ => return,
+    }
+    linger(client).await;
 }
 
 /// From now on, dropping `stream` sends RST: a connection that is cut off must never look cleanly ended.
@@ -48,32 +96,26 @@ pub(super) async fn reset_after_flush(client: TcpStream) {
     let _ = timeout(LINGER, flushed).await;
 }
 
-async fn answer(mut client: TcpStream, head: bool, reason: Reason) {
-    let (status, body) = match reason {
-        Reason::PolicyRefused | Reason::NoEndpoints => (
-            "503 Service Unavailable",
-            "nodetls: this Service can't be reached securely\n",
-        ),
-        _ => (
-            "502 Bad Gateway",
-            "nodetls: no secure connection to this Service\n",
-        ),
-    };
+async fn http1(client: &mut TcpStream, head: bool, Answer { status, text }: Answer) {
     let mut response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
+        text.len() + 1
     );
     if !head {
-        response.push_str(body);
+        response.push_str(text);
+        response.push('\n');
     }
-    // Closing with unread data would send RST, and the client could lose the answer (RFC 9112 section 9.6).
-    let deliver = async {
-        client.write_all(response.as_bytes()).await?;
+    // The client may be gone already.
+    let _ = timeout(LINGER, client.write_all(response.as_bytes())).await;
+}
+
+/// Closing with unread data would send RST, and the client could lose the answer (RFC 9112 section 9.6).
+async fn linger(mut client: TcpStream) {
+    let read_rest = async {
         client.shutdown().await?;
         let mut rest = (&mut client).take(MAX_DISCARDED);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // The client may be gone already.
-    let _ = timeout(LINGER, deliver).await;
+    let _ = timeout(LINGER, read_rest).await;
     close(client);
 }

@@ -35,9 +35,18 @@ struct Options {
     /// Closes its half after sending
     #[arg(long)]
     half_close: bool,
+    /// Closes after sending, without waiting for an answer
+    #[arg(long)]
+    leave: bool,
     /// Stops after the first bytes of the answer
     #[arg(long)]
     first: bool,
+    /// Seconds to wait for more of the answer
+    #[arg(long, default_value_t = 5)]
+    patience: u64,
+    /// Instead: this many connections, kept open without a word until the client is killed
+    #[arg(long)]
+    hold: Option<u32>,
     /// Instead: this many GET requests, each on a new connection; prints how they ended
     #[arg(long)]
     load: Option<u32>,
@@ -47,6 +56,17 @@ fn main() {
     let options = Options::parse();
     if let Some(requests) = options.load {
         return load(options.address, requests);
+    }
+    if let Some(connections) = options.hold {
+        let connect = |_| TcpStream::connect(options.address);
+        let held: Vec<_> = (0..connections).map(connect).collect();
+        println!(
+            "held: {}",
+            held.iter().filter(|stream| stream.is_ok()).count()
+        );
+        loop {
+            std::thread::park();
+        }
     }
     match talk(&options) {
         Ok(()) => {}
@@ -87,7 +107,10 @@ fn talk(options: &Options) -> std::io::Result<()> {
     if options.half_close {
         stream.shutdown(std::net::Shutdown::Write)?;
     }
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    if options.leave {
+        return Ok(());
+    }
+    stream.set_read_timeout(Some(Duration::from_secs(options.patience)))?;
     let mut buffer = [0; 4096];
     loop {
         let read = stream.read(&mut buffer)?;

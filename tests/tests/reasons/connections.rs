@@ -135,8 +135,18 @@ fn connections_that_break() {
     let mut rig = Rig::new();
     let [broken, left, cut] = [(); 3].map(|()| rig.port());
     let servers = [broken, left, cut].map(|port| Running::server(&rig, port));
+    let unserved = rig.port();
     rig.start("");
     let [mut broken_server, mut left_server, mut cut_server] = servers;
+
+    let long = format!("x: {}", "x".repeat(70_000));
+    let answer = rig.world.curl(&["-H", &long, &url(unserved)]);
+    assert!(answer.ends_with("431"), "{answer}");
+    rig.logged(
+        unserved,
+        Reason::ClientLimit,
+        &["a request's head is longer than 64 KiB"],
+    );
 
     // A socket that is closed with bytes unread sends RST (RFC 2525 section 2.17).
     rig.world.file("body", &"x".repeat(40_000_000));
