@@ -3,10 +3,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapData;
 use nodetls_ebpf::{EPOCH_NEWEST, EPOCH_READY};
 use rustix::fs::{FlockOperation, flock};
 
@@ -16,6 +16,7 @@ use super::Maps;
 pub struct Epoch {
     number: u64,
     pins: PathBuf,
+    inode: u64,
     _alive: File,
 }
 
@@ -52,6 +53,7 @@ impl Epoch {
         Ok(Self {
             number,
             pins: pins.to_owned(),
+            inode: inode(pins)?,
             _alive: alive,
         })
     }
@@ -73,7 +75,7 @@ impl Epoch {
 
     /// Who is in charge now.
     pub fn charge(&self, maps: &Maps) -> Result<Charge> {
-        if !self.pinned(maps)? {
+        if !self.pinned()? {
             return Ok(Charge::Superseded);
         }
         let newest = maps.epoch(EPOCH_NEWEST)?;
@@ -88,13 +90,19 @@ impl Epoch {
         }
     }
 
-    /// Whether the pinned maps are still those that we write.
-    fn pinned(&self, maps: &Maps) -> Result<bool> {
-        match MapData::from_pin(self.pins.join("maps/EPOCH")) {
-            Ok(pinned) => Ok(pinned.info()?.id() == maps.epoch_map_id),
-            Err(_) => Ok(false),
+    /// Whether the pinned maps are still those that we write. Needs no file descriptor: none may be free.
+    fn pinned(&self) -> Result<bool> {
+        match inode(&self.pins) {
+            Ok(inode) => Ok(inode == self.inode),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Tells the pinned EPOCH from another that took its place.
+fn inode(pins: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(pins.join("maps/EPOCH"))?.ino())
 }
 
 /// Whether an agent lives that has its pins in `pins`.
@@ -113,8 +121,10 @@ fn living(pins: &Path) -> impl Iterator<Item = u64> {
 
 /// Whether the process that locked `directory` lives.
 fn is_alive(directory: &Path) -> bool {
-    File::open(directory)
-        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+    match File::open(directory) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 fn remove_dead(agents: &Path) -> io::Result<()> {

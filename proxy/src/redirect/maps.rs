@@ -5,9 +5,9 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
 use nodetls_ebpf::{
     Address, EPOCH_SLOTS, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode,
 };
@@ -36,8 +36,6 @@ pub struct Maps {
     /// Marks the agent's own sockets.
     pub own_sockets: Arc<OwnSockets>,
     epoch: Array<MapData, u64>,
-    /// Tells our EPOCH from another that was pinned in its place.
-    pub(super) epoch_map_id: u32,
 }
 
 /// PODS.
@@ -54,17 +52,13 @@ impl Maps {
                 .take_map(name)
                 .with_context(|| format!("the eBPF object lacks the map {name}"))
         };
-        let Map::Array(epoch) = take("EPOCH")? else {
-            bail!("the map EPOCH is no array");
-        };
         Ok(Self {
             targets: take("TARGETS")?.try_into()?,
             ids: take("IDS")?.try_into()?,
             pods: PodModes(take("PODS")?.try_into()?),
             counters: take("COUNTERS")?.try_into()?,
             own_sockets: Arc::new(OwnSockets(Mutex::new(take("OWN_SOCKETS")?.try_into()?))),
-            epoch_map_id: epoch.info()?.id(),
-            epoch: Map::Array(epoch).try_into()?,
+            epoch: take("EPOCH")?.try_into()?,
         })
     }
 
