@@ -48,10 +48,10 @@ fn failed_requests_fail_the_run() {
 
 #[test]
 fn reads_durations() {
-    let read = ["83.00us", "1.20ms", "2.01s", "1.00m", "x"].map(parse_millis);
+    let read = ["83.00us", "1.20ms", "2.50s", "1.00m", "x"].map(parse_millis);
     assert_eq!(
         read,
-        [Some(0.083), Some(1.2), Some(2010.0), Some(60_000.0), None]
+        [Some(0.083), Some(1.2), Some(2500.0), Some(60_000.0), None]
     );
 }
 
