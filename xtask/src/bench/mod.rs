@@ -128,7 +128,12 @@ fn measure(rig: &Rig, peers: &[Peer], options: &Options) -> Result<Results> {
                 let Measured { rate, cpu, .. } = &measured;
                 let unit = scenario.unit();
                 let cpu = cpu.map_or_else(String::new, |cpu| {
-                    format!("{:10.1} {}", cpu * unit.cpu_factor, unit.cpu)
+                    format!(
+                        "{:10.*} {}",
+                        unit.cpu_digits,
+                        cpu * unit.cpu_factor,
+                        unit.cpu
+                    )
                 });
                 println!(
                     "round {round}/{}  {:12} {peer:13} {rate:9.*} {:7}{cpu}",

@@ -137,10 +137,10 @@ impl Peer {
     }
 
     /// Its version, as its program tells it.
-    pub(super) fn version(self) -> Result<Option<String>> {
+    pub(super) fn version(self) -> Result<String> {
         let (program, flag) = match self {
-            Self::Nodetls => return Ok(None), // the commit says more
-            Self::EnvoyTcp | Self::EnvoyHttp => return Ok(Some(format!("Envoy {ENVOY}"))),
+            Self::Nodetls => return Ok(concat!("nodetls ", env!("CARGO_PKG_VERSION")).to_owned()),
+            Self::EnvoyTcp | Self::EnvoyHttp => return Ok(format!("Envoy {ENVOY}")),
             Self::HaproxyTcp | Self::HaproxyHttp => ("haproxy", "-v"),
             Self::NginxStream | Self::NginxHttp => ("nginx", "-v"),
             Self::Stunnel => ("stunnel", "-version"),
@@ -154,7 +154,7 @@ impl Peer {
             .find(|word| word.contains(|c: char| c.is_ascii_digit()))
             .unwrap_or("(unknown version)");
         let version = version.trim_start_matches("nginx/");
-        Ok(Some(format!("{program} {version}")))
+        Ok(format!("{program} {version}"))
     }
 }
 

@@ -210,7 +210,7 @@ pub(super) fn about(command: &str, peers: &[Peer]) -> Result<String> {
     let model = model.map_or("CPUs of an unnamed model", |(_, model)| model);
     let mut versions = Vec::new();
     for peer in peers {
-        versions.extend(peer.version()?);
+        versions.push(peer.version()?);
     }
     versions.dedup();
     Ok(format!(
