@@ -1,5 +1,6 @@
 //! nodetls' development tasks, run as `cargo xtask TASK`.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod interrupt;
@@ -16,6 +17,7 @@ Examples:
   cargo xtask demo          see it work: plaintext in, verified TLS out (needs root)
   cargo xtask demo --keep   the same, left running to try things
   cargo xtask test          everything CI checks (needs root)
+  cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
   cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
 
 /// nodetls' development tasks.
@@ -44,6 +46,7 @@ enum Task {
     },
     /// Run all checks and tests, the privileged ones too
     Test,
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf { log } => ebpf::build(log),
         Task::Demo { keep } => demo::run(keep),
         Task::Test => test::run(),
+        Task::Bench(options) => bench::run(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,6 +15,7 @@ use crate::sh;
 pub(crate) enum For {
     Demo,
     Test,
+    Bench,
 }
 
 /// Programs and the Debian packages that have them.
@@ -25,6 +26,21 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("curl", "curl"),
 ];
 const TEST_TOOLS: [(&str, &str); 1] = [("nginx", "nginx-light")];
+const BENCH_TOOLS: [(&str, &str); 5] = [
+    ("nginx", "nginx-light"),
+    (NGINX_STREAM, "libnginx-mod-stream"),
+    ("haproxy", "haproxy"),
+    ("stunnel", "stunnel4"),
+    ("wrk", "wrk"),
+];
+/// nginx' stream module, where Debian has it.
+pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+/// Packages that start a service, and the service's name.
+const SERVICES: [(&str, &str); 3] = [
+    ("nginx-light", "nginx"),
+    ("haproxy", "haproxy"),
+    ("stunnel4", "stunnel4"),
+];
 
 /// Debian's BPF compiler, and what it takes to build bpf-linker for its LLVM.
 const DEBIAN_TOOLCHAIN: &str = "rustc-web cargo-web libstd-rust-web-dev-bpf rust-web-llvm \
@@ -46,12 +62,22 @@ struct Missing {
 impl Missing {
     fn find(task: For) -> Self {
         let test = task == For::Test;
-        let tools = DEMO_TOOLS.iter().chain(TEST_TOOLS.iter().filter(|_| test));
+        let more: &[_] = match task {
+            For::Demo => &[],
+            For::Test => &TEST_TOOLS,
+            For::Bench => &BENCH_TOOLS,
+        };
+        let mut packages: Vec<_> = DEMO_TOOLS
+            .iter()
+            .chain(more)
+            .filter(|(program, _)| sh::find(program).is_none())
+            .map(|(_, package)| *package)
+            .collect();
+        if task == For::Bench && !python_makes_venvs() {
+            packages.push("python3-venv");
+        }
         Self {
-            packages: tools
-                .filter(|(program, _)| sh::find(program).is_none())
-                .map(|(_, package)| *package)
-                .collect(),
+            packages,
             toolchain: !has("bpf-linker", BPF_LINKER) || Toolchain::installed().is_none(),
             cargo_deny: test && !has("cargo-deny", CARGO_DENY),
             bpffs: !bpffs_mounted(),
@@ -76,8 +102,13 @@ impl Missing {
             apt_get.env("DEBIAN_FRONTEND", "noninteractive");
             plan.push(apt_get);
         }
-        if self.packages.contains(&"nginx-light") && Path::new("/run/systemd/system").exists() {
-            plan.push(sh::command("systemctl", "disable nginx")); // the tests start their own
+        if Path::new("/run/systemd/system").exists() {
+            // The tests and the benchmark start their own.
+            for (package, service) in SERVICES {
+                if self.packages.contains(&package) {
+                    plan.push(sh::command("systemctl", &format!("disable {service}")));
+                }
+            }
         }
         if debian_toolchain {
             plan.push(build_bpf_linker());
@@ -153,6 +184,11 @@ fn has(program: &str, version: &str) -> bool {
     };
     let said = sh::output(&mut sh::command(path, "--version"));
     said.is_ok_and(|said| said.split_whitespace().any(|word| word == version))
+}
+
+/// Debian has this part of Python's library in a package of its own.
+fn python_makes_venvs() -> bool {
+    sh::output(&mut sh::command("python3", "-m ensurepip --version")).is_ok()
 }
 
 /// Whether apt would install a BPF compiler that is new enough, and remove nothing for it.

@@ -103,7 +103,9 @@ enum State {
 
 struct Direction {
     buffer: Vec<u8>,
+    /// What was read and not yet written is `buffer[start..end]`.
     start: usize,
+    end: usize,
     unflushed: bool,
     state: State,
 }
@@ -111,8 +113,9 @@ struct Direction {
 impl Direction {
     fn new(pending: Vec<u8>) -> Self {
         Self {
-            buffer: pending,
             start: 0,
+            end: pending.len(),
+            buffer: pending,
             unflushed: false,
             state: State::Copying,
         }
@@ -139,8 +142,8 @@ impl Direction {
                     self.state = State::Done;
                     return Poll::Ready(error.map_or(Ok(()), |error| Err(Failed::Read(error))));
                 }
-                State::Copying if self.start < self.buffer.len() => {
-                    let pending = &self.buffer[self.start..];
+                State::Copying if self.start < self.end => {
+                    let pending = &self.buffer[self.start..self.end];
                     let written = ready!(Pin::new(&mut *writer).poll_write(cx, pending))
                         .map_err(Failed::Write)?;
                     if written == 0 {
@@ -171,14 +174,12 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
-        self.buffer.resize(BUFFER, 0);
-        self.start = BUFFER;
+        self.buffer.resize(BUFFER, 0); // once: to zero it before every read would cost more than a small read does
         let mut read = ReadBuf::new(&mut self.buffer);
         ready!(Pin::new(reader).poll_read(cx, &mut read))?;
-        let filled = read.filled().len();
-        self.buffer.truncate(filled);
         self.start = 0;
-        Poll::Ready(Ok(filled))
+        self.end = read.filled().len();
+        Poll::Ready(Ok(self.end))
     }
 }
 

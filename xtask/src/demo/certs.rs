@@ -7,31 +7,45 @@ use anyhow::Result;
 
 use crate::sh;
 
+/// The kind of key, as options of `openssl req`.
+pub(crate) type Keys = &'static [&'static str];
+/// That of Envoy Gateway's document.
+pub(crate) const RSA: Keys = &["-newkey", "rsa:2048"];
+/// Of a server that signs fast.
+pub(crate) const P256: Keys = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+
 /// A certificate authority: `NAME.crt` and `NAME.key` in one directory.
-pub(super) struct Authority {
+pub(crate) struct Authority {
+    keys: Keys,
     certificate: PathBuf,
     key: PathBuf,
 }
 
 impl Authority {
-    /// Makes a self-signed one in `directory`.
-    pub(super) fn new(directory: &Path, name: &str) -> Result<Self> {
+    /// Makes a self-signed one in `directory`; it and what it issues have `keys`.
+    pub(crate) fn new(directory: &Path, name: &str, keys: Keys) -> Result<Self> {
         let certificate = directory.join(name).with_extension("crt");
         let key = certificate.with_extension("key");
         let mut openssl = sh::command("openssl", "req -x509 -sha256 -nodes -days 365");
-        openssl.args([
-            "-newkey",
-            "rsa:2048",
-            "-subj",
-            "/O=example Inc./CN=example.com",
-        ]);
+        openssl
+            .args(keys)
+            .args(["-subj", "/O=example Inc./CN=example.com"]);
         openssl
             .arg("-keyout")
             .arg(&key)
             .arg("-out")
             .arg(&certificate);
         sh::output(&mut openssl)?;
-        Ok(Self { certificate, key })
+        Ok(Self {
+            keys,
+            certificate,
+            key,
+        })
+    }
+
+    /// The file of its own certificate.
+    pub(crate) fn certificate(&self) -> &Path {
+        &self.certificate
     }
 
     /// Its own certificate, PEM.
@@ -40,15 +54,16 @@ impl Authority {
     }
 
     /// Issues a certificate for `hostname`; returns its file and its key's.
-    pub(super) fn issue(&self, hostname: &str) -> Result<(PathBuf, PathBuf)> {
+    pub(crate) fn issue(&self, hostname: &str) -> Result<(PathBuf, PathBuf)> {
         let file = |suffix| {
             self.certificate
                 .with_file_name(format!("{hostname}.{suffix}"))
         };
         let (request, extensions) = (file("csr"), file("ext"));
         let (certificate, key) = (file("crt"), file("key"));
-        let mut openssl = sh::command("openssl", "req -newkey rsa:2048 -nodes -subj");
+        let mut openssl = sh::command("openssl", "req -nodes -subj");
         openssl.arg(format!("/CN={hostname}/O=example organization"));
+        openssl.args(self.keys);
         openssl.arg("-keyout").arg(&key).arg("-out").arg(&request);
         sh::output(&mut openssl)?;
 

@@ -1,17 +1,17 @@
 //! The main path on this machine, each claim checked: a plain curl, a TLS server, the wire between.
 
 mod capture;
-mod certs;
-mod process;
-mod world;
+pub(crate) mod certs;
+pub(crate) mod process;
+pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use self::capture::Capture;
-use self::certs::Authority;
-use self::world::{CLUSTER_IP, HOSTNAME, Reply, World};
+use self::certs::{Authority, RSA};
+use self::world::{CLUSTER_IP, HOSTNAME, Reply, World, built};
 use crate::{ebpf, interrupt, setup, sh};
 
 /// In every request; what the wire is searched for.
@@ -34,8 +34,8 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     ))?;
 
     let start = Instant::now();
-    let world = World::new()?;
-    let ca = Authority::new(world.dir(), "ca")?;
+    let world = World::new("demo")?;
+    let ca = Authority::new(world.dir(), "ca", RSA)?;
     let mut demo = Demo {
         world,
         ca,
@@ -88,7 +88,8 @@ impl Demo {
 
         println!("\n2. The agent, with a Service, a BackendTLSPolicy and its CA (examples/)");
         let start = Instant::now();
-        println!("   $ {}", self.world.start_agent()?);
+        let agent = sh::command(built("nodetls")?, "agent");
+        println!("   $ {}", self.world.start_agent(agent)?);
         self.claim(
             true,
             &format!("ready in {:.1} s", start.elapsed().as_secs_f64()),
@@ -122,7 +123,7 @@ impl Demo {
     fn wrong_ca(&mut self, capture: &mut Capture) -> Result<()> {
         println!("\n4. The ConfigMap gets a CA that did not sign the server's certificate");
         self.world
-            .trust(&Authority::new(self.world.dir(), "other-ca")?)?;
+            .trust(&Authority::new(self.world.dir(), "other-ca", RSA)?)?;
         let reply = self.until_status(502)?;
         println!("   {}: {}", reply.status, reply.body.trim_end());
         self.claim(

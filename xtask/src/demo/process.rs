@@ -11,14 +11,14 @@ use anyhow::{Context, Result, bail};
 use crate::{interrupt, sh};
 
 /// A program that runs until this is dropped: SIGTERM, and SIGKILL if that does not help.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts `command`; what it prints goes to `NAME.log` in `directory`.
-    pub(super) fn start(name: &str, command: &mut Command, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(name: &str, command: &mut Command, directory: &Path) -> Result<Self> {
         let log = directory.join(name).with_extension("log");
         let file = File::create(&log)?;
         command
@@ -30,7 +30,7 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -57,7 +57,7 @@ impl Process {
     ///
     /// # Errors
     /// As [`Process::wait_for_line`].
-    pub(super) fn wait_until(&mut self, condition: impl Fn(&str) -> Result<bool>) -> Result<()> {
+    pub(crate) fn wait_until(&mut self, condition: impl Fn(&str) -> Result<bool>) -> Result<()> {
         let started = interrupt::poll(Duration::from_secs(5), || {
             let ended = self.child.try_wait()?.is_some();
             let good = condition(&fs::read_to_string(&self.log)?)?;

@@ -19,34 +19,34 @@ use super::process::Process;
 use crate::sh;
 
 /// As in `examples/envoy-gateway/`.
-pub(super) const CLUSTER_IP: &str = "10.96.0.10";
-pub(super) const BACKEND_IP: &str = "10.99.0.2";
-pub(super) const HOSTNAME: &str = "www.example.com";
+pub(crate) const CLUSTER_IP: &str = "10.96.0.10";
+pub(crate) const BACKEND_IP: &str = "10.99.0.2";
+pub(crate) const HOSTNAME: &str = "www.example.com";
 const CLIENT_IP: &str = "10.99.0.1";
 
-pub(super) struct World {
+pub(crate) struct World {
     agent: Option<Process>,
     server: Option<Process>,
-    pub(super) client: Netns,
-    pub(super) backend: Netns,
+    pub(crate) client: Netns,
+    pub(crate) backend: Netns,
     pins: Pins,
     admin: SocketAddr,
     dir: TempDir,
 }
 
 impl World {
-    /// The namespaces and their addresses; nothing runs yet.
-    pub(super) fn new() -> Result<Self> {
+    /// The namespaces and their addresses, with the task's name in theirs; nothing runs yet.
+    pub(crate) fn new(task: &str) -> Result<Self> {
         let id = std::process::id();
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let world = Self {
             agent: None,
             server: None,
-            client: Netns::new(format!("nodetls-demo-client-{id}"))?,
-            backend: Netns::new(format!("nodetls-demo-backend-{id}"))?,
-            pins: Pins(format!("/sys/fs/bpf/nodetls-demo-{id}").into()),
+            client: Netns::new(format!("nodetls-{task}-client-{id}"))?,
+            backend: Netns::new(format!("nodetls-{task}-backend-{id}"))?,
+            pins: Pins(format!("/sys/fs/bpf/nodetls-{task}-{id}").into()),
             admin: free.local_addr()?,
-            dir: TempDir::with_prefix("nodetls-demo-")?,
+            dir: TempDir::with_prefix(format!("nodetls-{task}-"))?,
         };
         let (client, backend) = (&world.client, &world.backend);
         let pair = format!("link add eth0 type veth peer eth0 netns {}", backend.0);
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Where certificates, logs and the capture go.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -92,9 +92,8 @@ impl World {
         server.wait_for_line(":443")
     }
 
-    /// Starts the agent and waits until it is ready; returns its command line.
-    pub(super) fn start_agent(&mut self) -> Result<String> {
-        let mut agent = sh::command(built("nodetls")?, "agent");
+    /// Starts the agent, `nodetls agent` without options, and waits until it is ready; returns its command line.
+    pub(crate) fn start_agent(&mut self, mut agent: Command) -> Result<String> {
         agent.arg("--manifests").arg(self.manifests());
         agent.args([
             "--netns",
@@ -112,6 +111,11 @@ impl World {
             Ok(get(admin, "/healthz/ready").is_ok_and(|reply| reply.status == 200))
         })?;
         Ok(line)
+    }
+
+    /// The agent's, once it was started.
+    pub(crate) fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Process::pid)
     }
 
     /// The client's command, as a person would type it.
@@ -156,7 +160,7 @@ impl World {
     }
 
     /// Makes `authority` the CA of the ConfigMap, in one step, as a mounted ConfigMap changes.
-    pub(super) fn trust(&self, authority: &Authority) -> Result<()> {
+    pub(crate) fn trust(&self, authority: &Authority) -> Result<()> {
         let data: String = authority
             .pem()?
             .lines()
@@ -207,7 +211,7 @@ impl World {
 }
 
 /// A named network namespace.
-pub(super) struct Netns(String);
+pub(crate) struct Netns(String);
 
 impl Netns {
     fn new(name: String) -> Result<Self> {
@@ -220,7 +224,7 @@ impl Netns {
     }
 
     /// `program`, to be run in the namespace.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>, args: &str) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>, args: &str) -> Command {
         let mut command = sh::command("ip", "netns exec");
         command
             .arg(&self.0)
@@ -274,6 +278,6 @@ fn get(address: SocketAddr, path: &str) -> Result<Reply> {
 }
 
 /// A program of this workspace: cargo puts it beside this one.
-fn built(program: &str) -> Result<PathBuf> {
+pub(super) fn built(program: &str) -> Result<PathBuf> {
     Ok(env::current_exe()?.with_file_name(program))
 }
