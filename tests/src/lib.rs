@@ -522,6 +522,9 @@ impl Drop for World {
         }
         // The last process may take a moment to leave.
         for _ in 0..50 {
+            for child in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(child.path());
+            }
             if fs::remove_dir(&self.cgroup).is_ok() {
                 break;
             }

@@ -181,7 +181,7 @@ fn an_upgrade_to_h2c_does_not_reach_nginx() {
 fn nginx(world: &World) -> std::process::Command {
     let dir = world.dir.path().display().to_string();
     let config = world.file("nginx.conf", &format!(
-        "daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
          http {{ access_log off; client_body_temp_path {dir}; server {{ listen 8443 ssl;\n\
          ssl_certificate {dir}/s.crt; ssl_certificate_key {dir}/s.key; default_type text/plain; location / {{\n\
          return 200 \"upgrade=$http_upgrade connection=$http_connection settings=$http_http2_settings\"; }} }} }}\n"

@@ -11,7 +11,7 @@ fn servers_without_tls() {
     let nginx = rig.port();
     let dir = rig.world.dir.path().display().to_string();
     let config = format!(
-        "daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
          http {{ access_log off; server {{ listen {nginx}; root {dir}; }} }}\n"
     );
     let config = rig.world.file("nginx.conf", &config);
