@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask demo          see it work: plaintext in, verified TLS out (needs root)
   cargo xtask demo --keep   the same, left running to try things
+  cargo xtask demo --exec   one command with its TLS ensured, without an agent
   cargo xtask test          everything CI checks (needs root)
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
   cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
@@ -41,8 +42,11 @@ enum Task {
     /// Show the main path on this machine: a plain curl, a TLS server, the wire between them
     Demo {
         /// Leave it running, and say what to type next
-        #[arg(long)]
+        #[arg(long, conflicts_with = "exec")]
         keep: bool,
+        /// Show `nodetls exec` instead: one command, without an agent
+        #[arg(long)]
+        exec: bool,
     },
     /// Run all checks and tests, the privileged ones too
     Test,
@@ -54,7 +58,8 @@ fn main() -> ExitCode {
     let result = interrupt::catch().and_then(|()| match task {
         Task::Setup => setup::run(setup::For::Test),
         Task::BuildEbpf { log } => ebpf::build(log),
-        Task::Demo { keep } => demo::run(keep),
+        Task::Demo { exec: true, .. } => demo::exec::run(),
+        Task::Demo { keep, .. } => demo::run(keep),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
     });

@@ -9,7 +9,7 @@ use crate::{demo, ebpf, setup, sh};
 
 type Stage = (&'static str, fn() -> Result<()>);
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     ("setup", || setup::run(setup::For::Test)),
     ("format", || sh::run(&mut sh::cargo("fmt --all --check"))),
     ("eBPF build", || ebpf::build(false)),
@@ -27,6 +27,7 @@ const STAGES: [Stage; 9] = [
     ("unit tests", || sh::run(&mut sh::cargo("test --locked"))),
     ("privileged tests", privileged_tests),
     ("demo", || demo::run(false)),
+    ("demo --exec", demo::exec::run),
 ];
 
 /// Runs the stages in turn and prints the time of each; the first that fails ends it.

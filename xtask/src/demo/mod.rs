@@ -2,6 +2,7 @@
 
 mod capture;
 pub(crate) mod certs;
+pub(crate) mod exec;
 pub(crate) mod process;
 pub(crate) mod world;
 
@@ -24,15 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Something could not be set up, or a claim failed.
 pub(crate) fn run(keep: bool) -> Result<()> {
-    if !setup::is_root() {
-        bail!("the demo needs root: it makes network namespaces and loads eBPF programs");
-    }
-    setup::run(setup::For::Demo)?;
-    ebpf::build(false)?;
-    sh::run(&mut sh::cargo(
-        "build --package nodetls --package nodetls-tests --bins",
-    ))?;
-
+    prepare()?;
     let start = Instant::now();
     let world = World::new("demo")?;
     let ca = Authority::new(world.dir(), "ca", RSA)?;
@@ -61,6 +54,17 @@ pub(crate) fn run(keep: bool) -> Result<()> {
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+fn prepare() -> Result<()> {
+    if !setup::is_root() {
+        bail!("the demo needs root: it makes network namespaces and loads eBPF programs");
+    }
+    setup::run(setup::For::Demo)?;
+    ebpf::build(false)?;
+    sh::run(&mut sh::cargo(
+        "build --package nodetls --package nodetls-tests --bins",
+    ))
 }
 
 struct Demo {

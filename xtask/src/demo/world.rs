@@ -159,22 +159,9 @@ impl World {
             .map_or(Ok(None), |agent| agent.line_with(text))
     }
 
-    /// Makes `authority` the CA of the ConfigMap, in one step, as a mounted ConfigMap changes.
+    /// Makes `authority` the CA of the ConfigMap.
     pub(crate) fn trust(&self, authority: &Authority) -> Result<()> {
-        let data: String = authority
-            .pem()?
-            .lines()
-            .map(|line| format!("    {line}\n"))
-            .collect();
-        let new = self.dir().join("example-ca.yaml");
-        fs::write(
-            &new,
-            format!(
-                "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: example-ca\n  \
-                 namespace: default\ndata:\n  ca.crt: |\n{data}"
-            ),
-        )?;
-        Ok(fs::rename(new, self.manifests().join("example-ca.yaml"))?)
+        write_ca(authority, &self.manifests())
     }
 
     pub(super) fn remove_policy(&self) -> Result<()> {
@@ -186,7 +173,7 @@ impl World {
     }
 
     fn copy_example(&self, file: &str) -> Result<()> {
-        let example = sh::top().join("examples/envoy-gateway").join(file);
+        let example = example(file);
         fs::copy(&example, self.manifests().join(file))
             .with_context(|| example.display().to_string())?;
         Ok(())
@@ -208,6 +195,27 @@ impl World {
         std::mem::forget(self);
         end
     }
+}
+
+/// A file of the example that is shown.
+pub(super) fn example(file: &str) -> PathBuf {
+    sh::top().join("examples/envoy-gateway").join(file)
+}
+
+/// Writes the example's ConfigMap with the CA, in one step, as a mounted ConfigMap changes.
+pub(super) fn write_ca(authority: &Authority, manifests: &Path) -> Result<()> {
+    let data: String = authority
+        .pem()?
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
+    let text = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: example-ca\n  \
+         namespace: default\ndata:\n  ca.crt: |\n{data}"
+    );
+    let new = manifests.join(".example-ca.yaml");
+    fs::write(&new, text)?;
+    Ok(fs::rename(new, manifests.join("example-ca.yaml"))?)
 }
 
 /// A named network namespace.
