@@ -61,7 +61,7 @@ pub struct Options {
     /// Address of /metrics and /healthz
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
-    /// Cgroup (v2) whose processes' connects are looked at [default: the root of the hierarchy]
+    /// Cgroup (v2) whose processes' connects are looked at [default: root of cgroup2]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// Directory on a bpffs that holds what outlives the agent
