@@ -10,6 +10,7 @@ use tracing::field::display;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::failure::Reason;
 use crate::policy::ObjectName;
 
 /// How log lines look.
@@ -192,7 +193,7 @@ impl Drop for Access {
                 line!(
                     tracing::Level::WARN,
                     "connection cut off",
-                    Some("cancelled"),
+                    Some(Reason::ShutDown.as_str()),
                     none
                 );
             }

@@ -448,7 +448,8 @@ impl World {
         let file = self.dir.path().join("capture.pcap");
         let mut command = netns_exec(&self.backend, "tcpdump");
         command
-            .args(["-i", "any", "--immediate-mode", "-B", "65536", "-w"])
+            // Not in immediate mode, whose ring has a slot of full size for each packet.
+            .args(["-i", "any", "-s", "16384", "-B", "65536", "-w"])
             .arg(&file);
         let mut tcpdump = Running(command.stderr(Stdio::piped()).spawn().unwrap());
         self.wait("tcpdump captures", |_| file.exists());
@@ -484,7 +485,7 @@ impl World {
     }
 
     /// `ip netns exec` remounts /sys, so the cgroup is joined before.
-    fn in_cgroup(&self, program: &str) -> Command {
+    pub fn in_cgroup(&self, program: &str) -> Command {
         let mut command = Command::new("sh");
         let procs = self.cgroup.join("cgroup.procs");
         command

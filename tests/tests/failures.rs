@@ -194,6 +194,60 @@ fn a_killed_agent_means_refused_and_a_restart_picks_up() {
 }
 
 #[test]
+fn what_was_a_target_is_not_plaintext_after_a_restart_with_an_unreadable_manifest() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.manifest("policy.yaml", "kind: [");
+    let manifests = world.dir.path().join("manifests");
+    let _agent = world.start_beside(&manifests);
+    world.wait("it publishes what it can", |world| {
+        world.log().matches("published targets=").count() == 2
+    });
+    let answer = world.dial(&[ADDRESS, "--send", "GET / HTTP/1.1\\r\\n\\r\\n"]);
+    assert!(is_reset(&answer), "{answer}");
+    world.manifest("policy.yaml", &policy("www.example.com"));
+    world.wait("served again", |world| world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn our_own_netns_is_never_enrolled_nor_forgotten() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.start_agent_for(&format!("{}*", world.pod));
+    let name = format!("{}-own", world.pod);
+    let pid = std::process::id().to_string();
+    let ip = |arguments: &[&str]| {
+        assert!(
+            Command::new("ip")
+                .args(arguments)
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    let bypassed = |world: &World| {
+        let mut dial = world.in_cgroup(&program("dial"));
+        dial.args([ADDRESS, "--nonblocking"]).output().unwrap();
+        world.metric("nodetls_ebpf_connects_total", &["bypassed", "\"netns\""])
+    };
+    ip(&["netns", "attach", &name, &pid]);
+    // A later netns shows that the agent has seen the name.
+    let late = format!("{}-late", world.pod);
+    ip(&["netns", "add", &late]);
+    world.wait("seen", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 2.0
+    });
+    let first = bypassed(&world);
+    ip(&["netns", "del", &name]);
+    ip(&["netns", "del", &late]);
+    world.wait("gone", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 1.0
+    });
+    assert_eq!(first, 1.0);
+    assert_eq!(bypassed(&world), 2.0);
+}
+
+#[test]
 fn connect_timeout() {
     // Nobody answers for the endpoint's address.
     refused(

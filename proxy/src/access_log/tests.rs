@@ -137,7 +137,7 @@ async fn a_cancelled_connection_leaves_a_line_too() {
     assert!(connection.await.unwrap_err().is_cancelled());
     let line: Value = serde_json::from_str(lines.text().trim()).unwrap();
     assert_eq!(line["level"], "WARN");
-    assert_eq!(line["reason"], "cancelled");
+    assert_eq!(line["reason"], "shut_down");
 }
 
 #[test]

@@ -130,7 +130,6 @@ pub(crate) fn raise_fd_limit() {
 struct Agent {
     cgroup: PathBuf,
     drain_timeout: Duration,
-    own_cookie: u64,
     redirect: Redirect,
     maps: Maps,
     epoch: Epoch,
@@ -141,6 +140,8 @@ struct Agent {
     system_roots: Option<Arc<CaBundle>>,
     statuses: Vec<PolicyStatus>,
     snapshot: Snapshot,
+    /// Whether the manifests could ever be read without an error.
+    complete: bool,
     published: bool,
     generation: u64,
     publisher: Publisher,
@@ -192,8 +193,7 @@ impl Agent {
         let mut agent = Self {
             cgroup,
             drain_timeout: options.drain_timeout,
-            own_cookie,
-            pods: Pods::new(named, thread, epoch.number()),
+            pods: Pods::new(named, thread, epoch.number(), own_cookie),
             redirect,
             maps,
             epoch,
@@ -203,6 +203,7 @@ impl Agent {
             system_roots: roots.bundle,
             statuses: Vec::new(),
             snapshot: Snapshot::default(),
+            complete: false,
             published: false,
             generation: 0,
             publisher,
@@ -214,9 +215,6 @@ impl Agent {
         agent.attach()?;
         // Pods before targets: a published target must find every pod enrolled.
         agent.reconcile_pods().await;
-        agent
-            .pods
-            .remove_stale(&agent.redirect, &mut agent.maps.pods, own_cookie);
         agent.starting = None;
         agent.apply(&update)?;
         Ok(agent)
@@ -224,7 +222,7 @@ impl Agent {
 
     fn attach(&mut self) -> Result<()> {
         // First of all, before any connect: a policy must never lock us out ourselves.
-        self.maps.pods.set(self.own_cookie, Mode::Bypass)?;
+        self.maps.pods.set(current_cookie()?, Mode::Bypass)?;
         self.redirect.attach(&self.cgroup, &mut self.maps)?;
         let (epoch, cgroup) = (self.epoch.number(), self.cgroup.display());
         tracing::info!(%cgroup, epoch, "programs attached");
@@ -245,7 +243,7 @@ impl Agent {
                     self.publisher.expire_retired();
                     match self.epoch.charge(&self.maps)? {
                         Charge::Ours => self.settle()?,
-                        Charge::Starting => tracing::debug!("another agent is starting"),
+                        Charge::Starting => self.standby(),
                         Charge::Vacant => self.take_back().await?,
                         Charge::Superseded => {
                             tracing::info!("another agent has taken over");
@@ -259,10 +257,25 @@ impl Agent {
         }
     }
 
+    /// A newer agent has the maps, and is not ready.
+    fn standby(&self) {
+        const TEXT: &str = "a newer agent is starting, and until it is ready nothing changes here";
+        if !self
+            .readiness
+            .missing()
+            .iter()
+            .any(|line| line.contains(TEXT))
+        {
+            tracing::warn!("{TEXT}");
+        }
+        self.readiness.set_problem("agent", TEXT);
+    }
+
     /// A newer agent died before it was ready: all is as if it had never been.
     async fn take_back(&mut self) -> Result<()> {
         tracing::warn!("another agent died before it was ready: taking over again");
         self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
+        self.readiness.clear("agent");
         self.attach()?;
         self.pods
             .take_back(&self.redirect, &mut self.maps.pods)
@@ -283,6 +296,8 @@ impl Agent {
             self.pods.listen()?;
         }
         if ready {
+            // Not before: an agent before us may serve what we failed to enrol.
+            self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
             self.epoch.ready(&mut self.maps)?;
         }
         Ok(())
@@ -329,6 +344,14 @@ impl Agent {
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
         self.snapshot = compiled.snapshot;
+        self.complete |= update.errors.is_empty();
+        match update.errors.first() {
+            // An agent before us may have read it: what it published stays refused until we can.
+            Some(error) if !self.complete => {
+                self.readiness.set_problem("manifests", error.to_string())
+            }
+            _ => self.readiness.clear("manifests"),
+        }
         if self.in_charge() {
             self.publish();
             self.settle()?;
@@ -340,7 +363,7 @@ impl Agent {
     fn publish(&mut self) {
         const NAME: &str = "targets";
         let (publisher, maps) = (&mut self.publisher, &mut self.maps);
-        match publisher.publish(maps, &self.epoch, &self.snapshot) {
+        match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
                 self.generation += 1;
