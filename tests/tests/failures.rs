@@ -116,16 +116,10 @@ fn handshake_timeout() {
         &Ca::new("ca"),
         "www.example.com",
         |world| {
-            let mut server = world.in_backend("tail");
-            server.args(["-f", "/dev/null"]);
-            let silent = world.in_backend(&silent_server());
+            let silent = world.in_backend(&program("silent"));
             world.serve(silent, "0.0.0.0:8443");
         },
     );
-}
-
-fn silent_server() -> String {
-    program("silent")
 }
 
 #[test]
@@ -176,7 +170,7 @@ fn a_killed_agent_means_refused_and_a_restart_picks_up() {
     world.kill_agent();
     let wire = world.capture(|world| {
         // Also with another process of the pod listening on the port.
-        let mut other = world.in_pod(&silent_server()).spawn().unwrap();
+        let mut other = world.in_pod(&program("silent")).spawn().unwrap();
         thread::sleep(Duration::from_millis(200));
         for _ in 0..20 {
             assert!(

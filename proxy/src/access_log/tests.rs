@@ -67,8 +67,8 @@ fn a_success_is_one_info_line_with_its_fields() {
         access.tls_version = Some("TLSv1_3");
         access.cipher = Some("TLS13_AES_256_GCM_SHA384");
         access.resumed = Some(true);
-        access.sent_bytes.fetch_add(7, Ordering::Relaxed);
-        access.received_bytes.fetch_add(9, Ordering::Relaxed);
+        access.sent_bytes = 7;
+        access.received_bytes = 9;
         access.succeed();
     });
     let [line] = lines.as_slice() else {
