@@ -60,6 +60,8 @@ pub fn init_logging(format: LogFormat, filter: &str, to: LogTo) -> Result<(), Lo
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Else a reader of our log that goes away would end us by a panic.
+        .log_internal_errors(false)
         .with_writer(writer)
         .with_ansi(terminal);
     match format {

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Reason};
 use crate::metrics::Metrics;
 use crate::policy::{Snapshot, Target};
 use crate::proxy::{Route, Routes};
-use crate::redirect::{Charge, Epoch, Maps, TargetIds, address_key};
+use crate::redirect::{Epoch, Maps, TargetIds, address_key};
 use crate::tls::{TlsClient, TlsClients};
 
 /// How long the proxy still serves a target that left the kernel: connects may be under way.
@@ -76,10 +76,7 @@ impl Publisher {
         snapshot: &Snapshot,
         complete: bool,
     ) -> Result<()> {
-        ensure!(
-            epoch.charge(maps)? == Charge::Ours,
-            "another agent owns the maps now"
-        );
+        let _charge = epoch.hold(maps)?;
         // Known before anything changes: a target that does not fit would be plaintext. One entry is the canary's.
         ensure!(
             snapshot.targets.len() < MAX_TARGETS as usize,
@@ -103,12 +100,13 @@ impl Publisher {
         self.retired
             .extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
         self.send();
+        // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
+        self.remove_others(maps, &gone, complete)?;
         for (address, route) in &self.published {
             maps.targets
                 .insert(address_key(*address), route.id, 0)
                 .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
         }
-        self.remove_others(maps, &gone, complete)?;
         self.metrics
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
@@ -147,31 +145,27 @@ impl Publisher {
     ) -> Result<BTreeMap<SocketAddr, Arc<Route>>> {
         let mut routes = BTreeMap::new();
         for (address, target) in &snapshot.targets {
+            let freed = &self.freed;
+            let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
+            // Also for those that have one: another agent may have freed it.
+            let id = self.ids.allocate(maps, address_key(*address), in_use)?;
             let route = match self.published.get(address) {
-                Some(route) if route.target == *target => Arc::clone(route),
-                _ => self.build_route(maps, *address, target)?,
+                Some(route) if route.id == id && route.target == *target => Arc::clone(route),
+                _ => self.build_route(id, *address, target),
             };
             routes.insert(*address, route);
         }
         Ok(routes)
     }
 
-    fn build_route(
-        &mut self,
-        maps: &mut Maps,
-        address: SocketAddr,
-        target: &Arc<Target>,
-    ) -> Result<Arc<Route>> {
-        let freed = &self.freed;
-        let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
-        let id = self.ids.allocate(maps, address_key(address), in_use)?;
+    fn build_route(&self, id: u32, address: SocketAddr, target: &Arc<Target>) -> Arc<Route> {
         let service = &target.service;
         let metrics = self
             .metrics
             .target(&service.namespace, &service.name, target.port);
         let (original_dst, target) = (OriginalDst(address), Arc::clone(target));
         let tls = self.tls_client(&target);
-        Ok(Arc::new(Route::new(id, original_dst, target, tls, metrics)))
+        Arc::new(Route::new(id, original_dst, target, tls, metrics))
     }
 
     fn tls_client(&self, target: &Target) -> Result<Arc<TlsClient>, Failure> {

@@ -1,5 +1,6 @@
 //! `nodetls uninstall`: takes everything of ours out of the kernel.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,7 +8,7 @@ use clap::Args;
 
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::exec;
-use crate::redirect::{has_living_agent, is_bpffs, remove_pins};
+use crate::redirect::{has_living_agent, layouts, remove_pins};
 
 /// Removes the programs, links and maps pinned by an agent, and says what it removed. Needs root.
 ///
@@ -38,35 +39,38 @@ pub fn run(options: &Options) -> Result<()> {
         println!("nothing to remove: {} does not exist", base.display());
         return Ok(());
     }
-    ensure!(
-        is_bpffs(base)?,
-        "{} is not on a bpffs: name the directory that the agent was given as --pins",
-        base.display()
-    );
-    let layouts = std::fs::read_dir(base)?.flatten();
-    for layout in layouts {
+    let _no_new_commands = exec::collect_stale(base).context("what `nodetls exec` left")?;
+    let layouts = layouts(base);
+    for layout in &layouts {
         ensure!(
-            !has_living_agent(&layout.path()),
+            !has_living_agent(layout),
             "an agent is running with these pins ({}): stop it first",
-            layout.path().display()
+            layout.display()
         );
     }
-    exec::collect_stale(base).context("what `nodetls exec` left")?;
     let living = exec::instances(base);
     ensure!(
         living.is_empty(),
         "{} commands of `nodetls exec` are running (see cgroups nodetls-exec-*): end them first",
         living.len()
     );
-    let removed = remove_pins(base);
+    let removed: Vec<_> = layouts
+        .iter()
+        .flat_map(|layout| remove_pins(layout))
+        .collect();
     for path in &removed {
         println!("removed {}", path.display());
     }
-    ensure!(
-        !base.exists(),
-        "{} could not be removed completely",
-        base.display()
-    );
+    for layout in layouts {
+        ensure!(
+            !layout.exists(),
+            "{} could not be removed completely",
+            layout.display()
+        );
+    }
+    // Whatever else is there is not ours.
+    let _ = fs::remove_dir(base.join("exec"));
+    let _ = fs::remove_dir(base);
     println!("{} pins removed", removed.len());
     Ok(())
 }

@@ -168,6 +168,41 @@ fn a_killed_proxy_means_refused_and_the_next_one_cleans_up() {
 }
 
 #[test]
+fn two_with_pins_of_their_own_do_not_meet_in_one_netns() {
+    let (mut world, _ca) = World::without_agent();
+    let script = format!("curl -s -o /dev/null -w '%{{http_code}} ' {URL}; read line");
+    let mut first = world.exec(&["sh", "-c", &script]);
+    let mut first = first
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut code = [0; 4];
+    first
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut code)
+        .unwrap();
+    assert_eq!(&code, b"200 ");
+    let pins = world.pins.clone();
+    world.pins = pins.with_extension("other");
+    world.manifest("ca.yaml", &config_map("example-ca", &Ca::new("other").pem));
+    let second = world.exec(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", URL]);
+    let second = { second }.output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&second.stdout),
+        "502",
+        "whose CA was it?"
+    );
+    nothing_stays(&world);
+    fs::remove_dir_all(&world.pins).unwrap();
+    world.pins = pins;
+    drop(first.stdin.take());
+    first.wait().unwrap();
+}
+
+#[test]
 fn another_netns_than_the_one_it_is_started_in_is_refused() {
     let (world, _ca) = World::without_agent();
     let dial = binary("dial");
@@ -193,12 +228,17 @@ fn uninstall_leaves_nothing() {
     );
     world.kill_agent();
     assert!(world.dial(&[ADDRESS]).contains("ConnectionRefused"));
+    // Somebody else's, where --pins is a directory that others use too.
+    let other = world.pins.join("others");
+    fs::create_dir(&other).unwrap();
     let (removed, said) = world.uninstall();
     assert!(removed, "{said}");
     for pin in ["links/connect4", "maps/TARGETS", "/link"] {
         assert!(said.contains(pin), "{said}");
     }
-    assert!(!world.pins.exists());
+    assert!(!world.pins.join("v1").exists());
+    fs::remove_dir(&other).unwrap();
+    fs::remove_dir(&world.pins).unwrap();
     assert!(
         world.curl(&[URL]).contains("plain"),
         "programs are still attached"

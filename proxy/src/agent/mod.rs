@@ -201,9 +201,9 @@ impl Agent {
 
     async fn reconcile_pods(&mut self) {
         const NAME: &str = "network namespaces";
-        if !self.in_charge() {
+        let Ok(_charge) = self.epoch.hold(&self.maps) else {
             return;
-        }
+        };
         let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
         match self.pods.reconcile(&self.redirect, modes, proxy).await {
             Ok(failed) if failed.is_empty() => self.readiness.clear(NAME),

@@ -3,16 +3,19 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nodetls_ebpf::IdRange;
 use rustix::fs::{FlockOperation, flock};
 
 use super::own_cgroup;
-use crate::redirect::{Epoch, Maps, Redirect, has_living_agent, is_bpffs, remove_pins};
+use crate::pods::own_listeners;
+use crate::redirect::{Epoch, Maps, Redirect, cgroup_is_gone, has_living_agent, remove_pins};
 
 const EXEC: &str = "exec";
 /// In the directory of pins: a symbolic link to the cgroup.
@@ -25,33 +28,52 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Takes a free number below `base`, makes the cgroup, and loads the programs for it.
-    pub(super) fn new(base: &Path) -> Result<(Epoch, Maps, Redirect, Self)> {
+    /// Takes a free number below `base`, with its listeners in the current netns; makes the cgroup, and loads the
+    /// programs for it.
+    pub(super) fn new(base: &Path) -> Result<(Epoch, Maps, Redirect, Vec<TcpListener>, Self)> {
+        let parent = own_cgroup()?;
         let directory = base.join(EXEC);
         fs::create_dir_all(&directory).with_context(|| {
             format!(
-                "{} can't be created (needs root, and a bpffs)",
+                "{} can't be created: this needs root and a bpffs",
                 directory.display()
             )
         })?;
-        let one_at_a_time = File::open(&directory)?;
-        flock(&one_at_a_time, FlockOperation::LockExclusive)?;
-        collect(&directory);
-        let (number, pins) = (0..IdRange::EXEC_RANGES)
-            .map(|number| (number, directory.join(number.to_string())))
-            .find(|(_, pins)| !pins.exists())
-            .context("every number is taken: too many commands run at a time")?;
+        let _lock = lock(&directory)?;
+        collect(base);
+        let (number, listeners) = free_number(&directory)?;
+        let pins = directory.join(number.to_string());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let instance = Self {
-            cgroup: own_cgroup()?.join(format!("nodetls-exec-{}", process::id())),
+            // In containers pids repeat.
+            cgroup: parent.join(format!("nodetls-exec-{}-{now:x}", process::id())),
             pins,
         };
         let (redirect, mut maps) = Redirect::load_at(instance.pins.clone(), IdRange::exec(number))?;
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
-        symlink(&instance.cgroup, instance.pins.join(CGROUP))?;
         fs::create_dir(&instance.cgroup)
             .with_context(|| format!("{} can't be created", instance.cgroup.display()))?;
-        Ok((epoch, maps, redirect, instance))
+        symlink(&instance.cgroup, instance.pins.join(CGROUP))?;
+        Ok((epoch, maps, redirect, listeners, instance))
     }
+}
+
+/// The first that has no pins here, and no listeners in this netns: of an instance with other pins, that is.
+fn free_number(directory: &Path) -> Result<(u32, Vec<TcpListener>)> {
+    for number in 0..IdRange::EXEC_RANGES {
+        if directory.join(number.to_string()).exists() {
+            continue;
+        }
+        match own_listeners(IdRange::exec(number)) {
+            Ok(listeners) => return Ok((number, listeners)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).context("listeners can't be opened in this netns"),
+        }
+    }
+    bail!(
+        "too many commands run at a time: each of {} numbers is taken",
+        IdRange::EXEC_RANGES
+    )
 }
 
 impl Drop for Instance {
@@ -60,10 +82,18 @@ impl Drop for Instance {
     }
 }
 
-/// Whether a process is in the cgroup or below.
-pub(super) fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+/// Opens what tells whether a process is in the cgroup or below; to be kept, since later no descriptor may be free.
+pub(super) fn open_events(cgroup: &Path) -> io::Result<File> {
+    File::open(cgroup.join("cgroup.events"))
+}
+
+/// Whether no process is left, as far as can be told.
+pub(super) fn is_empty(events: &File) -> bool {
+    let mut text = [0; 128];
+    let read = events.read_at(&mut text, 0).unwrap_or(0);
+    text[..read]
+        .split(|byte| *byte == b'\n')
+        .any(|line| line == b"populated 0")
 }
 
 /// The directories of pins of all instances below `base`, and whether their proxy or command lives.
@@ -73,28 +103,40 @@ pub fn instances(base: &Path) -> Vec<(PathBuf, bool)> {
         .flatten()
         .map(|entry| entry.path())
         .map(|pins| {
-            let lives = has_living_agent(&pins) || is_populated(&pins.join(CGROUP));
+            let lives = has_living_agent(&pins) || !is_over(&pins);
             (pins, lives)
         })
         .collect()
 }
 
-/// Removes what killed instances left below `base`.
-pub fn collect_stale(base: &Path) -> io::Result<()> {
-    let directory = base.join(EXEC);
-    if !directory.exists() || !is_bpffs(base)? {
-        return Ok(());
+/// Whether the command has ended. The cgroup's path may mean nothing here: then the kernel must say that it is gone.
+fn is_over(pins: &Path) -> bool {
+    match open_events(&pins.join(CGROUP)) {
+        Ok(events) => is_empty(&events),
+        Err(_) => cgroup_is_gone(pins),
     }
-    let one_at_a_time = File::open(&directory)?;
-    flock(&one_at_a_time, FlockOperation::LockExclusive)?;
-    collect(&directory);
-    Ok(())
 }
 
-fn collect(directory: &Path) {
-    let Some(base) = directory.parent() else {
-        return;
-    };
+/// Keeps others from taking a number, or collecting, as long as the returned file is open.
+fn lock(directory: &Path) -> Result<File> {
+    let lock = File::open(directory)?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
+/// Removes what killed instances left below `base`. Nobody takes a new number before the returned lock is dropped;
+/// there is none where no instance has ever been.
+pub fn collect_stale(base: &Path) -> Result<Option<File>> {
+    let directory = base.join(EXEC);
+    if !directory.exists() {
+        return Ok(None);
+    }
+    let lock = lock(&directory)?;
+    collect(base);
+    Ok(Some(lock))
+}
+
+fn collect(base: &Path) {
     for (pins, lives) in instances(base) {
         if !lives {
             remove(&pins);
@@ -103,12 +145,11 @@ fn collect(directory: &Path) {
 }
 
 fn remove(pins: &Path) {
-    let cgroup = pins.join(CGROUP);
-    if is_populated(&cgroup) {
+    if !is_over(pins) {
         tracing::warn!(pins = %pins.display(), "the command goes on without its proxy: its connects are refused");
         return;
     }
-    if let Ok(cgroup) = fs::read_link(&cgroup) {
+    if let Ok(cgroup) = fs::read_link(pins.join(CGROUP)) {
         remove_cgroup(&cgroup);
     }
     remove_pins(pins);
@@ -121,7 +162,9 @@ fn remove_cgroup(cgroup: &Path) {
             remove_cgroup(&entry.path());
         }
     }
-    if let Err(error) = fs::remove_dir(cgroup) {
+    if let Err(error) = fs::remove_dir(cgroup)
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!(cgroup = %cgroup.display(), %error, "can't be removed");
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::agent::seconds;
@@ -75,7 +75,7 @@ enum Stage {
     Proxy,
 }
 
-/// Runs the stage that the options name. Comes back from [`Stage::Command`] only when the command can't be run.
+/// Runs the stage that the options name. For the command itself it comes back only when the command can't be run.
 pub fn run(options: &Options) -> ExitCode {
     let result = match options.stage {
         Stage::Command => become_command(options),
@@ -98,12 +98,12 @@ fn become_command(options: &Options) -> Result<ExitCode> {
         .spawn()?;
     // Held until we are the command: its end tells the proxy that the cgroup has been joined, or never will be.
     let mut proxy = BufReader::new(detached.stdout.take().context("no pipe")?);
-    detached.wait()?;
+    // It ends at once. Without a status (the caller ignores SIGCHLD) the pipe still tells.
+    let _ = detached.wait();
     let mut cgroup = Vec::new();
     proxy.read_until(b'\n', &mut cgroup)?;
     if cgroup.pop().is_none() {
-        // The proxy has said why.
-        return Ok(ExitCode::from(OURS));
+        bail!("its proxy did not start; an error of its own is above");
     }
     join(Path::new(&OsString::from_vec(cgroup)))?;
     let error = Command::new(program).args(arguments).exec();

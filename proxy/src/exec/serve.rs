@@ -12,12 +12,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::time::timeout;
 
 use super::Options;
-use super::instance::{Instance, is_populated};
+use super::instance::{Instance, is_empty, open_events};
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::agent::{log_status, raise_fd_limit};
 use crate::metrics::Metrics;
-use crate::pods::netns::NetnsThread;
-use crate::pods::{Enrolled, open};
+use crate::pods::Enrolled;
+use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{self, CaBundle};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
@@ -53,7 +53,7 @@ async fn serve(options: &Options) -> Result<()> {
     );
     let roots = system_roots().bundle;
     // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
-    let (epoch, mut maps, mut redirect, instance) = Instance::new(&options.pins)?;
+    let (epoch, mut maps, mut redirect, listeners, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
     let mut publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
@@ -67,16 +67,18 @@ async fn serve(options: &Options) -> Result<()> {
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);
-    let (cookie, listeners) = open(&thread, &netns, epoch.number()).await?;
-    let mut pod = Enrolled::new(&redirect, "exec", netns, cookie, listeners, &proxy)?;
+    let cookie = current_cookie()?;
+    let mut pod = Enrolled::new(&redirect, "exec", netns, cookie, listeners)?;
+    pod.serve(&proxy)?;
     maps.pods.set(cookie, Mode::Redirect)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
     publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref())?;
     pod.listen()?;
 
-    tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
+    let events = open_events(&instance.cgroup)?;
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
-    while is_populated(&instance.cgroup) {
+    tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
+    while !is_empty(&events) {
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {

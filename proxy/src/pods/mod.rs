@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use nodetls_ebpf::{ID_PREFIX_V6, LISTENER_V4, LISTENER_V6, Mode};
+use nodetls_ebpf::{CANARY_ID, ID_PREFIX_V6, IdRange, LISTENER_V4, LISTENER_V6, Mode};
 use tokio_util::sync::CancellationToken;
 
 use self::named::{Named, NamedNetns};
@@ -43,19 +43,17 @@ pub struct Enrolled {
     pod: Arc<Pod>,
     cookie: u64,
     lookup: Lookup,
-    /// Duplicates of those served, for the sockmap.
     listeners: Vec<TcpListener>,
 }
 
 impl Enrolled {
-    /// Attaches the sk_lookup program of `netns`, and has its listeners (from [`open`]) served.
+    /// Attaches the sk_lookup program of `netns`, whose `listeners` are to get its connections.
     pub fn new(
         redirect: &Redirect,
         name: &str,
         netns: Arc<File>,
         cookie: u64,
         listeners: Vec<TcpListener>,
-        server: &impl Serve,
     ) -> Result<Self> {
         let lookup = Lookup::attach(redirect, cookie, &netns)?;
         let pod = Arc::new(Pod {
@@ -63,22 +61,26 @@ impl Enrolled {
             netns,
             released: CancellationToken::new(),
         });
-        let duplicates = listeners.iter().map(TcpListener::try_clone);
-        let duplicates = duplicates.collect::<Result<_, _>>()?;
-        server.serve(&pod, listeners);
         Ok(Self {
             pod,
             cookie,
             lookup,
-            listeners: duplicates,
+            listeners,
         })
     }
 
-    /// From here on new connections come to our listeners.
+    /// From here on new connections come to our listeners, and wait there.
     pub fn listen(&mut self) -> Result<()> {
         for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&self.listeners) {
             self.lookup.set_listener(slot, listener)?;
         }
+        Ok(())
+    }
+
+    /// Has them served. The listeners stay open until both this and the server's are dropped.
+    pub fn serve(&self, server: &impl Serve) -> Result<()> {
+        let listeners = self.listeners.iter().map(TcpListener::try_clone);
+        server.serve(&self.pod, listeners.collect::<Result<_, _>>()?);
         Ok(())
     }
 }
@@ -90,7 +92,7 @@ pub async fn open(
     epoch: u64,
 ) -> Result<(u64, Vec<TcpListener>)> {
     thread
-        .run(netns, move || Ok((current_cookie()?, listen(epoch)?)))
+        .run(netns, move || Ok((current_cookie()?, listeners(epoch)?)))
         .await
         .context("its listeners can't be opened")
 }
@@ -159,12 +161,13 @@ impl Pods {
     /// Takes the enrolled pods back from an agent that took them over and died.
     pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
         self.listening = false;
+        // First, since a netns may have a name of either kind: then it is redirected.
+        for cookie in self.bypassed.values() {
+            modes.set(*cookie, Mode::Bypass)?;
+        }
         for (_, pod) in self.enrolled.values_mut() {
             pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
             modes.set(pod.cookie, Mode::Redirect)?;
-        }
-        for cookie in self.bypassed.values() {
-            modes.set(*cookie, Mode::Bypass)?;
         }
         Ok(())
     }
@@ -219,11 +222,13 @@ impl Pods {
             tracing::debug!(netns = name, "our own netns is not enrolled");
             return Ok(());
         }
-        let mut enrolled = Enrolled::new(redirect, name, netns, cookie, listeners, server)?;
+        let mut enrolled = Enrolled::new(redirect, name, netns, cookie, listeners)?;
         if self.listening {
             enrolled.listen()?;
         }
         modes.set(cookie, Mode::Redirect)?;
+        // Last: what was served would have to be taken back if something failed.
+        enrolled.serve(server)?;
         tracing::info!(netns = name, "enrolled");
         self.enrolled
             .insert(name.to_owned(), (named.inode, enrolled));
@@ -260,10 +265,11 @@ impl Pods {
                 tracing::info!(netns = name, "released");
             }
         }
-        let own = self.own;
+        let (own, enrolled) = (self.own, &self.enrolled);
         self.bypassed.retain(|inode, cookie| {
             let exists = list.values().any(|named| named.inode == *inode);
-            if !exists && *cookie != own {
+            let redirected = enrolled.values().any(|(_, pod)| pod.cookie == *cookie);
+            if !exists && *cookie != own && !redirected {
                 modes.remove(*cookie);
             }
             exists
@@ -272,33 +278,49 @@ impl Pods {
 }
 
 /// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
-fn listen(epoch: u64) -> io::Result<Vec<TcpListener>> {
+fn listeners(epoch: u64) -> io::Result<Vec<TcpListener>> {
     let [high, low] = (epoch as u16).to_be_bytes();
-    let prefix = ID_PREFIX_V6.map(|word| [(word >> 16) as u16, word as u16]);
-    let [[a, b], [c, d], _] = prefix;
-    let mut listeners = vec![listen_at(Ipv4Addr::new(127, 77, high, low).into())?];
+    let v6 = listener_v6(1 << 16 | u32::from(epoch as u16));
+    listen_at(Ipv4Addr::new(127, 77, high, low), v6, |ip| {
+        match bind(ip, LISTENER_PORT) {
+            // A process of the pod sits there, or an agent of another layout: any other port will do.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(ip, 0),
+            result => result,
+        }
+    })
+}
+
+/// The listeners of an instance in the current netns, at its own addresses: nobody else's instance can have them too.
+pub fn own_listeners(ids: IdRange) -> io::Result<Vec<TcpListener>> {
+    let ip = ids.address(CANARY_ID);
+    let bind = |ip| bind(ip, LISTENER_PORT);
+    listen_at(Ipv4Addr::from_bits(ip), listener_v6(ip), bind)
+}
+
+fn listen_at(
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    bind: impl Fn(IpAddr) -> io::Result<TcpListener>,
+) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = vec![bind(v4.into())?];
     // A netns without IPv6 has no IPv6 clients either.
-    if let Ok(listener) = listen_at(Ipv6Addr::new(a, b, c, d, 1, 0, 0, epoch as u16).into()) {
-        listeners.push(listener);
-    }
+    listeners.extend(bind(v6.into()));
     Ok(listeners)
 }
 
-fn listen_at(ip: IpAddr) -> io::Result<TcpListener> {
-    let bind = |port| -> io::Result<TcpListener> {
-        let address = SocketAddr::from((ip, port));
-        let socket = tcp_socket(address)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-            socket.set_freebind_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    match bind(LISTENER_PORT) {
-        // A process of the pod sits there, or an agent of another layout: any other port will do.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(0),
-        result => result,
+fn listener_v6(last: u32) -> Ipv6Addr {
+    let [a, b, c] = ID_PREFIX_V6.map(u128::from);
+    Ipv6Addr::from_bits(a << 96 | b << 64 | c << 32 | u128::from(last))
+}
+
+fn bind(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::from((ip, port));
+    let socket = tcp_socket(address)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
     }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }

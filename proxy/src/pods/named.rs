@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -55,8 +56,10 @@ impl NamedNetns {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            let Ok(file) = File::open(entry.path()) else {
-                continue;
+            let file = match File::open(entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // Such as no free file descriptor: it is not gone.
+                result => result.with_context(|| format!("netns {name} can't be opened"))?,
             };
             let is_netns = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
             let Ok(metadata) = file.metadata() else {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::{EPOCH_NEWEST, EPOCH_READY};
 use rustix::fs::{FlockOperation, flock};
 
@@ -17,6 +17,8 @@ pub struct Epoch {
     number: u64,
     pins: PathBuf,
     inode: u64,
+    /// The directory `agents`, whose lock is for changes of the maps (shared) and of the charge (exclusive).
+    agents: File,
     _alive: File,
 }
 
@@ -37,8 +39,8 @@ impl Epoch {
     /// Takes the next epoch: from here on the agents before us don't write.
     pub fn take(pins: &Path, maps: &mut Maps) -> Result<Self> {
         let agents = pins.join("agents");
-        let one_at_a_time = File::open(&agents)?;
-        flock(&one_at_a_time, FlockOperation::LockExclusive)?;
+        let lock = File::open(&agents)?;
+        flock(&lock, FlockOperation::LockExclusive)?;
         remove_dead(&agents)?;
         let number = maps.epoch(EPOCH_NEWEST)? + 1;
         let directory = agents.join(number.to_string());
@@ -50,10 +52,12 @@ impl Epoch {
         flock(&alive, FlockOperation::NonBlockingLockExclusive)
             .with_context(|| format!("{} is locked", directory.display()))?;
         maps.set_epoch(EPOCH_NEWEST, number)?;
+        flock(&lock, FlockOperation::Unlock)?;
         Ok(Self {
             number,
             pins: pins.to_owned(),
             inode: inode(pins)?,
+            agents: lock,
             _alive: alive,
         })
     }
@@ -61,6 +65,20 @@ impl Epoch {
     /// Grows with every agent.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Makes sure that we are in charge, and stay so until the returned value is dropped.
+    ///
+    /// # Errors
+    /// When another agent is.
+    pub fn hold(&self, maps: &Maps) -> Result<Hold<'_>> {
+        flock(&self.agents, FlockOperation::LockShared)?;
+        let hold = Hold(&self.agents);
+        ensure!(
+            self.charge(maps)? == Charge::Ours,
+            "another agent owns the maps now"
+        );
+        Ok(hold)
     }
 
     /// Tells the agents before us that they can go.
@@ -103,6 +121,16 @@ impl Epoch {
 /// Tells the pinned EPOCH from another that took its place.
 fn inode(pins: &Path) -> io::Result<u64> {
     Ok(fs::metadata(pins.join("maps/EPOCH"))?.ino())
+}
+
+/// As long as this lives nobody else comes into charge.
+pub struct Hold<'a>(&'a File);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // Fails for no descriptor that could be locked.
+        let _ = flock(self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Whether an agent lives that has its pins in `pins`.

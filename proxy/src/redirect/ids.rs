@@ -62,9 +62,9 @@ impl TargetIds {
             self.rested(in_use)?
         };
         self.write(maps, id, address, 0)?;
-        self.by_address
-            .retain(|_, other| *other != id || !self.resting.contains_key(&id));
-        self.resting.remove(&id);
+        if self.resting.remove(&id).is_some() {
+            self.by_address.retain(|_, other| *other != id);
+        }
         self.by_address.insert(address, id);
         self.next = self.next.max(id + 1);
         Ok(id)

@@ -48,7 +48,9 @@ impl Lookup {
                 sys::bpf_link_update(&link, program.fd()?).context("bpf(BPF_LINK_UPDATE)")?;
             }
             _ => {
-                let id = program.attach(netns.as_fd())?;
+                let id = program
+                    .attach(netns.as_fd())
+                    .context("the kernel takes 64 sk_lookup programs for each netns")?;
                 let link: FdLink = program.take_link(id)?.into();
                 pin_link(link, &pin)?;
             }

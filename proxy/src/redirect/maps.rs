@@ -83,7 +83,9 @@ impl Maps {
 impl PodModes {
     /// Sets what happens to connects of the netns with this cookie.
     pub fn set(&mut self, cookie: u64, mode: Mode) -> Result<()> {
-        Ok(self.0.insert(cookie, mode as u32, 0)?)
+        self.0.insert(cookie, mode as u32, 0).with_context(|| {
+            format!("the map PODS can't be written; it has room for {MAX_PODS} network namespaces")
+        })
     }
 
     /// Forgets a netns: its connects to targets are refused from here on.

@@ -16,7 +16,7 @@ pub use epoch::{Charge, Epoch, has_living_agent};
 pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
 pub use maps::{Maps, OwnSockets, PodModes, address_key};
-pub use pins::{foreign, is_bpffs, remove as remove_pins, remove_foreign};
+pub use pins::{cgroup_is_gone, foreign, layouts, remove as remove_pins, remove_foreign};
 pub use programs::{Redirect, default_cgroup};
 pub use view::EbpfView;
 

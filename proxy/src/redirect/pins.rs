@@ -1,77 +1,114 @@
 //! The bpffs directory of what outlives an agent: what in it is ours, what another version left, and their removal.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::links::FdLink;
 use nodetls_ebpf::LAYOUT;
 
-use super::maps;
 use crate::sys;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// Below the directory of all pins: where each `nodetls exec` has its own.
-const EXEC: &str = "exec";
 /// Longer than a connect takes from its hook to its SYN.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Makes `directory` ready for pins of our layout. Pins of another shape are set aside as something foreign.
+/// Makes `directory` ready for pins, for root alone: whoever could lock or replace something there could stop us.
 pub(super) fn prepare(directory: &Path) -> Result<()> {
     let help = || {
         format!(
-            "{} can't be created: is a bpffs mounted there? (`mount -t bpf bpf /sys/fs/bpf`)",
+            "{} can't be created: this needs root and a bpffs (`mount -t bpf -o mode=700 bpf /sys/fs/bpf`)",
             directory.display()
         )
     };
-    fs::create_dir_all(directory).with_context(help)?;
+    let private = |path: &Path| {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path)
+    };
+    private(directory).with_context(help)?;
     if !is_bpffs(directory).with_context(help)? {
         // Never leave pins' directories behind on a filesystem that can't hold pins.
         let _ = fs::remove_dir(directory);
         bail!(
-            "{} is not on a bpffs: `mount -t bpf bpf /sys/fs/bpf`, or name one with --pins",
+            "{} is not on a bpffs: `mount -t bpf -o mode=700 bpf /sys/fs/bpf`, or name one with --pins",
             directory.display()
         );
     }
-    if let Err(error) = maps::check_layout(directory) {
-        let aside = set_aside(directory)?;
-        tracing::warn!(%error, aside = %aside.display(), "pins of another layout are replaced");
-    }
+    let metadata = fs::metadata(directory)?;
+    ensure!(
+        metadata.uid() == rustix::process::geteuid().as_raw(),
+        "{} belongs to another user (uid {}): remove it",
+        directory.display(),
+        metadata.uid()
+    );
+    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     for name in ["links", "maps", "netns", "agents"] {
-        fs::create_dir_all(directory.join(name)).with_context(help)?;
+        private(&directory.join(name)).with_context(help)?;
     }
     Ok(())
 }
 
 /// Whether `path` is on a bpffs.
-pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == BPF_FS_MAGIC)
 }
 
-fn set_aside(directory: &Path) -> Result<PathBuf> {
-    let free = (1..)
-        .map(|number| directory.with_file_name(format!("{LAYOUT}-replaced-{number}")))
+/// Has `load` pin its maps beside `directory`, whose maps are of another layout, and only then sets these aside.
+pub(super) fn replace<T>(directory: &Path, load: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let beside = |name: &str| directory.with_file_name(format!("{LAYOUT}-{name}"));
+    let staged = beside("staged");
+    if staged.exists() {
+        remove(&staged);
+    }
+    prepare(&staged)?;
+    let loaded = load(&staged)?;
+    let aside = (1..)
+        .map(|number| beside(&format!("replaced-{number}")))
         .find(|path| !path.exists())
         .context("no free name")?;
-    fs::rename(directory, &free).context("pins of another layout can't be set aside")?;
-    Ok(free)
+    fs::rename(directory, &aside).context("pins of another layout can't be set aside")?;
+    fs::rename(&staged, directory).context("the new pins can't take their place")?;
+    tracing::warn!(aside = %aside.display(), "pins of another layout are replaced");
+    Ok(loaded)
 }
 
 /// Pins that an agent of another layout left below `base`. Until they are removed their programs go on turning or
 /// refusing connects, so nothing leaks meanwhile.
 pub fn foreign(base: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(base) else {
-        return Vec::new();
+    layouts(base)
+        .into_iter()
+        .filter(|path| path.file_name().is_none_or(|name| name != LAYOUT))
+        .collect()
+}
+
+/// The directories below `base` that an agent has made, of whatever layout (`v1`, `v1-replaced-1`): a user may have
+/// named a base that holds others' pins too.
+pub fn layouts(base: &Path) -> Vec<PathBuf> {
+    let is_layout = |name: &OsStr| {
+        let name = name.to_str().and_then(|name| name.strip_prefix('v'));
+        let number = name.map(|name| name.split('-').next().unwrap_or_default());
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
     entries
-        .flatten()
-        .filter(|entry| entry.file_name() != LAYOUT && entry.file_name() != EXEC)
+        .filter(|entry| is_layout(&entry.file_name()))
         .map(|entry| entry.path())
         .collect()
+}
+
+/// Whether the cgroup whose connects are turned by the pins in `pins` is gone, or was never joined.
+pub fn cgroup_is_gone(pins: &Path) -> bool {
+    match sys::bpf_obj_get(&pins.join("links/connect4")) {
+        // The kernel lets go of a link whose cgroup was removed.
+        Ok(link) => matches!(link_field(&link, "cgroup_id"), Ok(Some(0))),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Removes foreign pins, so that our programs act from here on. Our sockmaps must still be empty: a connect that the

@@ -11,7 +11,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use nodetls_ebpf::{IdRange, LAYOUT};
 
-use super::pins::{link_field, pin_link, prepare};
+use super::pins::{link_field, pin_link, prepare, replace};
 use super::{Maps, canary, maps, objects};
 use crate::sys;
 
@@ -41,7 +41,13 @@ impl Redirect {
              BPF toolchain; `cargo xtask setup` installs one) and build again"
         );
         prepare(&pins)?;
-        let mut programs = load(&pins, ids)?;
+        let mut programs = match maps::check_layout(&pins) {
+            Ok(()) => load(&pins, ids)?,
+            Err(error) => {
+                tracing::warn!(%error, "another version's pins");
+                replace(&pins, |staged| load(staged, ids))?
+            }
+        };
         #[cfg(feature = "ebpf-log")]
         forward_logs(&mut programs)?;
         let maps = Maps::take(&mut programs)?;
