@@ -9,6 +9,7 @@ use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const F_SETSIG: libc::c_int = 10;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
@@ -53,6 +54,20 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
         .into(),
     )?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Takes a lease (`F_RDLCK`) on a file opened for reading, or ends it (`F_UNLCK`): fcntl(2), "Leases".
+///
+/// # Errors
+/// `WouldBlock` when somebody has the file open for writing; or, at the end, when the lease was lost before. Otherwise
+/// the file system has no leases, or the file belongs to another user and `CAP_LEASE` is missing.
+pub fn set_lease(file: impl AsFd, kind: libc::c_int) -> io::Result<()> {
+    // The signal for "a writer waits": SIGIO, the default, would end the process; SIGURG is ignored.
+    for (operation, argument) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, kind)] {
+        // SAFETY: both operations take an integer, and no memory of ours.
+        check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), operation, argument) }.into())?;
+    }
+    Ok(())
 }
 
 /// Marks every descriptor but the standard streams to be closed by execve(2) (kernel 5.11).
@@ -121,4 +136,35 @@ pub fn bpf_link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::fs::{File, OpenOptions};
+    use std::io::ErrorKind::WouldBlock;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_tells_of_writers_and_keeps_them_waiting() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("file");
+        let writer = File::create(&path).unwrap();
+        let reader = File::open(&path).unwrap();
+        let lease = |kind| set_lease(&reader, kind).map_err(|error| error.kind());
+        assert_eq!(lease(libc::F_RDLCK), Err(WouldBlock));
+        drop(writer);
+        assert_eq!(lease(libc::F_RDLCK), Ok(()));
+        let mut options = OpenOptions::new();
+        let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+        // Breaks the lease: we get the signal, and live.
+        assert_eq!(options.open(&path).unwrap_err().kind(), WouldBlock);
+        assert_eq!(lease(libc::F_UNLCK), Ok(()));
+        assert_eq!(lease(libc::F_UNLCK), Err(WouldBlock));
+        let _writer = options.open(&path).unwrap();
+        assert_eq!(lease(libc::F_RDLCK), Err(WouldBlock));
+    }
 }

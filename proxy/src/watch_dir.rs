@@ -1,17 +1,14 @@
 //! One directory, watched for changes: inotify (by the `notify` crate) tells at once, a periodic tick heals what
 //! inotify lost. Used for the directory of manifests and for `/run/netns`.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, EventKind, Flag, ModifyKind, RenameMode};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Config, Event, INotifyWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long to collect further events after the first one.
@@ -77,31 +74,11 @@ impl DirWatcher {
         sleep(DEBOUNCE).await;
         self.next_tick = Instant::now() + self.reconcile;
         match &self.watch {
-            Some(watch) if watch.still_watches(&self.dir) => watch.shared.lock().changed = false,
+            Some(watch) if watch.still_watches(&self.dir) => {
+                watch.state.send_modify(|state| state.changed = false);
+            }
             _ => self.watch_again(),
         }
-    }
-
-    /// Whether the file `name` was written to and not closed since, as far as events tell: it may be half a file.
-    pub fn is_open_for_writing(&self, name: &OsStr) -> bool {
-        self.watch
-            .as_ref()
-            .is_some_and(|watch| watch.shared.lock().writing.contains(name))
-    }
-
-    /// The files that were closed after writing, or moved here as a whole, since the last call.
-    pub fn take_completed(&mut self) -> BTreeSet<OsString> {
-        let watch = self.watch.as_ref();
-        watch
-            .map(|watch| std::mem::take(&mut watch.shared.lock().completed))
-            .unwrap_or_default()
-    }
-
-    /// The names that anything happened to since the last call; `None` if events were lost.
-    pub fn take_touched(&mut self) -> Option<BTreeSet<OsString>> {
-        let mut events = self.watch.as_ref()?.shared.lock();
-        let touched = std::mem::take(&mut events.touched);
-        (!std::mem::take(&mut events.overflowed)).then_some(touched)
     }
 
     fn watch_again(&mut self) {
@@ -117,7 +94,14 @@ impl DirWatcher {
 /// Resolves when the watch has something to tell; never without a watch.
 async fn wait(watch: Option<&Watch>) {
     match watch {
-        Some(watch) => watch.shared.changed().await,
+        Some(watch) => {
+            // Never an error: the watch has a sender.
+            let _ = watch
+                .state
+                .subscribe()
+                .wait_for(|state| state.changed)
+                .await;
+        }
         None => std::future::pending().await,
     }
 }
@@ -127,39 +111,43 @@ struct Watch {
     // Dropping it ends the watch and its thread.
     _inotify: INotifyWatcher,
     inode: (u64, u64),
-    shared: Arc<Shared>,
+    state: watch::Sender<State>,
+}
+
+/// What notify's thread tells.
+#[derive(Default)]
+struct State {
+    changed: bool,
+    // The directory itself was moved or removed.
+    lost: bool,
 }
 
 impl Watch {
     fn start(dir: &Path) -> Result<Self, WatchError> {
         let inode = inode(dir)?;
-        let shared = Arc::new(Shared::default());
-        let handler = Arc::clone(&shared);
+        let state = watch::Sender::new(State::default());
         let inotify = |cause| WatchError::Inotify {
             dir: dir.to_owned(),
             cause,
         };
-        let mut watcher = INotifyWatcher::new(
-            {
-                let dir = dir.to_owned();
-                move |event| handler.record(&dir, event)
-            },
-            Config::default(),
-        )
-        .map_err(inotify)?;
+        let record = {
+            let (dir, state) = (dir.to_owned(), state.clone());
+            move |event| record(&dir, event, &state)
+        };
+        let mut watcher = INotifyWatcher::new(record, Config::default()).map_err(inotify)?;
         watcher
             .watch(dir, RecursiveMode::NonRecursive)
             .map_err(inotify)?;
         Ok(Self {
             _inotify: watcher,
             inode,
-            shared,
+            state,
         })
     }
 
     /// Whether `dir` is still the inode that is watched: an unmount or a replaced parent tells no event.
     fn still_watches(&self, dir: &Path) -> bool {
-        !self.shared.lock().lost && inode(dir).is_ok_and(|now| now == self.inode)
+        !self.state.borrow().lost && inode(dir).is_ok_and(|now| now == self.inode)
     }
 }
 
@@ -177,123 +165,29 @@ fn inode(dir: &Path) -> Result<(u64, u64), WatchError> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// What notify's thread tells the owner of the watch.
-#[derive(Default)]
-struct Shared {
-    events: Mutex<Events>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct Events {
-    changed: bool,
-    // The directory itself was moved or removed.
-    lost: bool,
-    writing: BTreeSet<OsString>,
-    completed: BTreeSet<OsString>,
-    touched: BTreeSet<OsString>,
-    overflowed: bool,
-    // The first half of a rename of a file that is being written: its cookie.
-    renamed_open: Option<usize>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn changed(&self) {
-        while !self.lock().changed {
-            self.wake.notified().await;
-        }
-    }
-
-    fn record(&self, dir: &Path, event: notify::Result<Event>) {
-        let relevant = match event {
-            Ok(event) => self.lock().record(dir, &event),
-            Err(error) => {
-                tracing::warn!(dir = %dir.display(), %error, "inotify");
-                self.lock().overflow();
-                true
-            }
-        };
-        if relevant {
-            self.lock().changed = true;
-            self.wake.notify_one();
-        }
-    }
-}
-
-impl Events {
-    /// Events were lost: who writes is unknown.
-    fn overflow(&mut self) {
-        self.writing.clear();
-        self.completed.clear();
-        self.overflowed = true;
-    }
-
-    /// Takes note of one event; false if it changed nothing (as our own reading of files).
-    fn record(&mut self, dir: &Path, event: &Event) -> bool {
-        if event.flag() == Some(Flag::Rescan) {
-            self.overflow();
-            return true;
-        }
-        let Some(path) = event.paths.first() else {
-            return false;
-        };
-        if path == dir {
-            let gone = matches!(
-                event.kind,
-                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-            );
-            self.lost |= gone;
-            return gone;
-        }
-        match path.file_name() {
-            Some(name) => self.record_file(name, event),
-            None => false,
-        }
-    }
-
-    fn record_file(&mut self, name: &OsStr, event: &Event) -> bool {
-        match event.kind {
-            EventKind::Modify(ModifyKind::Data(_)) => self.opened(name),
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.closed(name),
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-                self.renamed_open = event.tracker().filter(|_| self.writing.contains(name));
-                self.gone(name);
-            }
-            // A writer keeps its open file through a rename; what comes from elsewhere is taken as whole.
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-                let cookie = self.renamed_open.take();
-                if cookie.is_some() && cookie == event.tracker() {
-                    self.opened(name);
-                } else {
-                    self.closed(name);
-                }
-            }
-            EventKind::Remove(_) => self.gone(name),
-            EventKind::Create(_) | EventKind::Modify(ModifyKind::Metadata(_)) => {}
-            // Name(Both) repeats From and To; opening and reading change nothing.
-            _ => return false,
-        }
-        self.touched.insert(name.to_owned());
-        true
-    }
-
-    fn opened(&mut self, name: &OsStr) {
-        self.writing.insert(name.to_owned());
-        self.completed.remove(name);
-    }
-
-    fn closed(&mut self, name: &OsStr) {
-        self.writing.remove(name);
-        self.completed.insert(name.to_owned());
-    }
-
-    fn gone(&mut self, name: &OsStr) {
-        self.writing.remove(name);
-        self.completed.remove(name);
+/// Takes note of one event.
+fn record(dir: &Path, event: notify::Result<Event>, state: &watch::Sender<State>) {
+    let event = event.unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "inotify");
+        // As after an overflow, anything may have happened.
+        Event::new(EventKind::Any)
+    });
+    let changed = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        // Reading, as we do ourselves.
+        EventKind::Access(_) => false,
+        _ => true,
+    };
+    let of_dir = event.paths.iter().any(|path| path == dir);
+    let gone = matches!(
+        event.kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    );
+    if changed {
+        state.send_modify(|state| {
+            state.changed = true;
+            state.lost |= of_dir && gone;
+        });
     }
 }
 

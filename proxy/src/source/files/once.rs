@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Tracked, digest, merge};
-use crate::source::look::{Entry, Look, look, read_bounded};
-use crate::source::{Update, manifest};
+use super::{News, Tracked, merge};
+use crate::source::Update;
+use crate::source::look::{Found, Look, Version, look, read_bounded};
 
 /// Reads what `path` names: a directory, as [`super::Files`] does; one file, whatever its name (a pipe too); or, as `-`,
 /// standard input. Blocks.
@@ -25,12 +25,9 @@ pub fn read_once(path: &Path) -> io::Result<Update> {
         let bytes = read_bounded(File::open(path)?)?;
         (Path::new(""), one(path, bytes))
     };
-    let read = found.into_iter().map(|(name, entry)| {
+    let read = found.into_iter().map(|(name, found)| {
         let mut file = Tracked::default();
-        match entry.content {
-            Ok(bytes) => file.put(digest(&bytes), manifest::parse(&bytes)),
-            Err(cause) => file.unreadable = Some(cause),
-        }
+        file.put(News::of(found, None));
         (name, file)
     });
     let files: BTreeMap<_, _> = read.collect();
@@ -44,11 +41,9 @@ pub fn read_once(path: &Path) -> io::Result<Update> {
 
 /// A look that found one file.
 fn one(path: &Path, bytes: Vec<u8>) -> Look {
-    let entry = Entry {
-        symlink: false,
-        content: Ok(bytes),
-    };
-    Look::from([(path.as_os_str().to_owned(), entry)])
+    let version = Version::default();
+    let found = Found::Whole { bytes, version };
+    Look::from([(path.as_os_str().to_owned(), found)])
 }
 
 #[cfg(test)]
@@ -106,6 +101,15 @@ mod tests {
         let update = read_once(&dir.path().join("bad")).unwrap();
         assert_eq!(update.errors[0].file, dir.path().join("bad"));
         assert_eq!(update.errors[0].document, Some(1));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_judged() {
+        let dir = dir(&[("a.yaml", SERVICE)]);
+        let _writer = File::options().append(true).open(dir.path().join("a.yaml"));
+        let update = read_once(dir.path()).unwrap();
+        assert!(!has_web(&update));
+        assert!(update.errors[0].cause.contains("open for writing"));
     }
 
     #[test]

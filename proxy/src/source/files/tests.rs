@@ -1,16 +1,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
 use crate::policy::ObjectName;
+
+mod writers;
 
 fn policy(name: &str, hostname: &str) -> String {
     format!(
@@ -299,50 +298,9 @@ async fn a_directory_that_goes_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn an_emptied_file_counts_once_it_is_closed() {
-    let mut case = Case::start(&[("a.yaml", &policy("p", "one"))]).await;
-    let file = OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(case.path("a.yaml"))
-        .unwrap();
-    case.expect_none(Duration::from_millis(500)).await;
-    drop(file);
-    assert_eq!(case.next().await, Update::default());
-}
-
-#[tokio::test]
-async fn a_writer_that_never_closes_is_reported() {
-    let manifests: [(&str, &str); 1] = [("a.yaml", &policy("p", "one"))];
-    let mut case = Case::start_with(&manifests, Duration::from_millis(400)).await;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(case.path("a.yaml"))
-        .unwrap();
-    let update = case.next().await;
-    assert_eq!(update.objects, case.first.objects);
-    assert!(
-        errors(&update)[0].contains("not closed by its writer"),
-        "{update:?}"
-    );
-    file.write_all(policy("p", "two").as_bytes()).unwrap();
-    drop(file);
-    let mut update = case.next().await;
-    while hostname(&update, "p") == Some("one") {
-        update = case.next().await;
-    }
-    assert_eq!(
-        (hostname(&update, "p"), errors(&update).len()),
-        (Some("two"), 0)
-    );
-}
-
-#[tokio::test]
-async fn a_change_without_an_event_is_taken_after_it_rested() {
+async fn a_hard_link_is_taken_without_having_been_written() {
     let manifests: [(&str, &str); 1] = [("a.yaml", &policy("p", "one"))];
     let mut case = Case::start_with(&manifests, Duration::from_millis(200)).await;
-    // A hard link appears without having been written or closed.
     case.write("new", &policy("p", "two"));
     fs::remove_file(case.path("a.yaml")).unwrap();
     fs::hard_link(case.path("new"), case.path("a.yaml")).unwrap();
@@ -351,78 +309,4 @@ async fn a_change_without_an_event_is_taken_after_it_rested() {
         assert_eq!(hostname(&update, "p"), Some("one"));
         update = case.next().await;
     }
-}
-
-/// A policy file of about 200 KiB. The policy stands at the end, where a half-written file doesn't have it yet.
-fn large(round: usize) -> String {
-    let padding: String = (0..2000)
-        .map(|n| format!("  key{n}: {}\n", "x".repeat(88)))
-        .collect();
-    format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata:\n{padding}---\n{}",
-        policy("p", &format!("host{round}"))
-    )
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_writer_never_makes_the_policy_vanish() {
-    const ROUNDS: usize = 6;
-    let mut case = Case::start(&[("a.yaml", &large(0)), ("b.yaml", &policy("q", "one"))]).await;
-    let writer = tokio::task::spawn_blocking({
-        let (path, other) = (case.path("a.yaml"), case.path("b.yaml"));
-        move || {
-            for round in 1..=ROUNDS {
-                let text = large(round);
-                let mut file = File::create(&path).unwrap();
-                std::thread::sleep(Duration::from_millis(120));
-                for (n, chunk) in text.as_bytes().chunks(text.len() / 8).enumerate() {
-                    file.write_all(chunk).unwrap();
-                    // Events of another file make the reader look at this one in all its states.
-                    fs::write(&other, policy("q", &format!("r{round}n{n}"))).unwrap();
-                    std::thread::sleep(Duration::from_millis(80));
-                }
-            }
-        }
-    });
-    let mut updates = 0;
-    loop {
-        let update = case.next().await;
-        updates += 1;
-        assert_eq!(errors(&update), [""; 0]);
-        let host = hostname(&update, "p").expect("the policy vanished");
-        assert!(hostname(&update, "q").is_some());
-        assert_eq!(update.objects.config_maps.len(), 1);
-        if host == format!("host{ROUNDS}") {
-            break;
-        }
-    }
-    writer.await.unwrap();
-    assert!(updates > ROUNDS, "only {updates} updates");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quick_writer_never_makes_the_policy_vanish() {
-    let mut case = Case::start(&[("a.yaml", &policy("p", "host0"))]).await;
-    let done = Arc::new(AtomicBool::new(false));
-    let writer = tokio::task::spawn_blocking({
-        let (path, done) = (case.path("a.yaml"), Arc::clone(&done));
-        move || {
-            for round in 1..1000 {
-                fs::write(&path, policy("p", &format!("host{round}"))).unwrap();
-                std::thread::sleep(Duration::from_millis(round % 7));
-            }
-            done.store(true, Ordering::Release);
-            fs::write(&path, policy("p", "last")).unwrap();
-        }
-    });
-    loop {
-        let update = case.next().await;
-        assert_eq!(errors(&update), [""; 0]);
-        let host = hostname(&update, "p").expect("the policy vanished");
-        if host == "last" {
-            break;
-        }
-    }
-    assert!(done.load(Ordering::Acquire));
-    writer.await.unwrap();
 }
