@@ -34,6 +34,7 @@ use crate::redirect::{
     Charge, EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign, remove_foreign,
 };
 use crate::source::{Files, Update};
+use crate::status::Live;
 use crate::tls::system_roots;
 use crate::watch_dir::DirWatcher;
 
@@ -43,6 +44,11 @@ const RECONCILE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// How long we still accept after another agent took over: connects may be under way.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// What can keep the agent from being ready, as `/healthz/ready` and `nodetls status` name it.
+pub(crate) const NETNS: &str = "network namespaces";
+pub(crate) const TARGETS: &str = "targets";
+pub(crate) const DRAINING: &str = "agent";
 
 /// Redirects, and originates TLS: the data plane of one machine.
 ///
@@ -58,7 +64,7 @@ pub struct Options {
     /// Named network namespaces to enrol, as shell patterns; also those that appear later
     #[arg(long, value_name = "PATTERN", required = true, num_args = 1..)]
     pub netns: Vec<String>,
-    /// Address of /metrics and /healthz
+    /// Address of /metrics, /healthz and /status
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
     /// Cgroup (v2) whose processes' connects are looked at [default: the root of the hierarchy]
@@ -147,6 +153,7 @@ struct Agent {
     proxy: Arc<Proxy>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    live: Live,
     starting: Option<Pending>,
 }
 
@@ -155,7 +162,8 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
-        serve_admin(options.admin, &metrics, &readiness).await?;
+        let live = Live::default();
+        serve_admin(options.admin, &metrics, &readiness, &live).await?;
 
         // All that can fail for reasons of our own comes before we take anything over.
         let (files, update) = Files::load(&options.manifests).await?;
@@ -173,6 +181,10 @@ impl Agent {
             tracing::warn!(%error, "what killed `nodetls exec` left can't be collected");
         }
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
+        live.update(|facts| {
+            facts.pins.clone_from(&options.pins);
+            facts.epoch = epoch.number();
+        });
         let publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
         let dialer = Dialer {
             netns: thread.clone(),
@@ -209,6 +221,7 @@ impl Agent {
             proxy,
             metrics,
             readiness,
+            live,
             starting: Some(starting),
         };
         agent.attach()?;
@@ -263,6 +276,7 @@ impl Agent {
     async fn take_back(&mut self) -> Result<()> {
         tracing::warn!("another agent died before it was ready: taking over again");
         self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
+        self.live.update(|facts| facts.epoch = self.epoch.number());
         self.attach()?;
         self.pods
             .take_back(&self.redirect, &mut self.maps.pods)
@@ -293,26 +307,29 @@ impl Agent {
     }
 
     async fn reconcile_pods(&mut self) {
-        const NAME: &str = "network namespaces";
         if !self.in_charge() {
             return;
         }
         let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
         match self.pods.reconcile(&self.redirect, modes, proxy).await {
-            Ok(failed) if failed.is_empty() => self.readiness.clear(NAME),
+            Ok(failed) if failed.is_empty() => self.readiness.clear(NETNS),
             Ok(failed) => {
+                let mut texts = Vec::new();
                 for (netns, error) in &failed {
                     tracing::error!(netns, error = format!("{error:#}"), "not enrolled");
+                    texts.push(format!("{netns} ({error:#})"));
                 }
-                let names: Vec<_> = failed.keys().map(String::as_str).collect();
                 self.readiness
-                    .set_problem(NAME, format!("not enrolled: {}", names.join(", ")));
+                    .set_problem(NETNS, format!("not enrolled: {}", texts.join(", ")));
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "pods can't be listed");
-                self.readiness.set_problem(NAME, format!("{error:#}"));
+                self.readiness.set_problem(NETNS, format!("{error:#}"));
             }
         }
+        let mut names = self.pods.names();
+        names.insert(self.own_cookie, "(the agent's own)".to_owned());
+        self.live.update(|facts| facts.netns = names);
         self.metrics
             .pods_enrolled
             .set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
@@ -326,6 +343,8 @@ impl Agent {
         self.metrics
             .config_errors
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
+        let unreadable = update.errors.iter().map(ToString::to_string).collect();
+        self.live.update(|facts| facts.unreadable = unreadable);
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
         self.snapshot = compiled.snapshot;
@@ -338,19 +357,21 @@ impl Agent {
 
     /// What can't be published changes nothing that is in force.
     fn publish(&mut self) {
-        const NAME: &str = "targets";
         let (publisher, maps) = (&mut self.publisher, &mut self.maps);
         match publisher.publish(maps, &self.epoch, &self.snapshot) {
             Ok(()) => {
                 self.published = true;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation);
-                self.readiness.clear(NAME);
+                self.readiness.clear(TARGETS);
+                let in_force = self.snapshot.clone();
+                self.live
+                    .update(|facts| facts.snapshot = Arc::new(in_force));
                 tracing::info!(targets = self.snapshot.targets.len(), "published");
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
-                self.readiness.set_problem(NAME, format!("{error:#}"));
+                self.readiness.set_problem(TARGETS, format!("{error:#}"));
             }
         }
     }
@@ -365,13 +386,15 @@ impl Agent {
         }
         let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
         self.metrics.set_policy_status(&conditions);
+        let policies = statuses.iter().cloned().collect();
+        self.live.update(|facts| facts.policies = policies);
         self.statuses = statuses;
     }
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.
     async fn drain(self) {
         let limit = self.drain_timeout;
-        self.readiness.set_problem("agent", "draining");
+        self.readiness.set_problem(DRAINING, "draining");
         tracing::info!(?limit, "draining");
         if !self.in_charge() {
             sleep(LINGER).await;
@@ -404,6 +427,7 @@ async fn serve_admin(
     address: SocketAddr,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
+    live: &Live,
 ) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
@@ -412,6 +436,7 @@ async fn serve_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         readiness: readiness.clone(),
+        live: live.clone(),
     };
     let never = CancellationToken::new();
     tokio::spawn(admin::serve(listener, Arc::new(state), never));

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nodetls_ebpf::{EPOCH_NEWEST, EPOCH_READY};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::Maps;
 
@@ -47,8 +50,7 @@ impl Epoch {
             _ => {}
         }
         let alive = File::open(&directory)?;
-        flock(&alive, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("{} is locked", directory.display()))?;
+        lock(&alive).with_context(|| format!("{} is locked", directory.display()))?;
         maps.set_epoch(EPOCH_NEWEST, number)?;
         Ok(Self {
             number,
@@ -108,6 +110,25 @@ fn inode(pins: &Path) -> io::Result<u64> {
 /// Whether an agent lives that has its pins in `pins`.
 pub fn has_living_agent(pins: &Path) -> bool {
     living(pins).next().is_some()
+}
+
+/// Who looks whether we live holds the lock for a moment.
+fn lock(directory: &File) -> io::Result<()> {
+    const PATIENCE: u32 = 100;
+    for _ in 0..PATIENCE {
+        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(1)),
+            result => return Ok(result?),
+        }
+    }
+    Err(Errno::WOULDBLOCK.into())
+}
+
+/// The epochs of the agents that live, the oldest first.
+pub fn agents(pins: &Path) -> Vec<u64> {
+    let mut agents: Vec<_> = living(pins).collect();
+    agents.sort_unstable();
+    agents
 }
 
 /// The epochs of the agents that live.
