@@ -52,6 +52,11 @@ async fn answers_each_path() {
         live.starts_with("HTTP/1.1 200 OK\r\n") && live.ends_with("\r\n\r\nok\n"),
         "{live}"
     );
+    let status = admin.ask("GET", "/status").await;
+    assert!(
+        status.starts_with("HTTP/1.1 200 OK\r\n") && status.contains("application/json\r\n"),
+        "{status}"
+    );
     let missing = admin.ask("GET", "/").await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
     assert!(

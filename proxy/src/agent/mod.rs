@@ -230,7 +230,6 @@ impl Agent {
         agent
             .pods
             .remove_stale(&agent.redirect, &mut agent.maps.pods, own_cookie);
-        agent.starting = None;
         agent.apply(&update)?;
         Ok(agent)
     }
@@ -374,6 +373,7 @@ impl Agent {
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
             }
         }
+        self.starting = None;
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.

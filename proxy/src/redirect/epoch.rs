@@ -157,3 +157,27 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_look_delays_an_agent_that_starts_and_another_agent_refuses_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || File::open(directory.path()).unwrap();
+        let look = open();
+        flock(&look, FlockOperation::LockShared).unwrap();
+        let looking = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(look);
+        });
+        let alive = open();
+        lock(&alive).unwrap();
+        looking.join().unwrap();
+        assert!(is_alive(directory.path()) && lock(&open()).is_err());
+        drop(alive);
+        assert!(!is_alive(directory.path()));
+    }
+}

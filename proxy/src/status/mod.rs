@@ -87,7 +87,7 @@ fn from_pins(pins: &Path, admin: SocketAddr, error: &anyhow::Error) -> Result<St
     let (mut status, view) = gather::kernel(pins).with_context(|| {
         let pins = pins.display();
         format!(
-            "no agent answers at {admin} ({error:#}), and --pins {pins} can't be read (needs root)"
+            "no agent answers at {admin} ({error:#}), and --pins {pins} can't be read (needs root, and a bpffs)"
         )
     })?;
     let lives = status
