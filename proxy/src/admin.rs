@@ -1,4 +1,4 @@
-//! The admin address: metrics and health over HTTP/1. Small and bounded; nothing here changes state.
+//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::status::{self, Live};
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -30,8 +31,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n";
+const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n";
 const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the admin address shows.
@@ -41,6 +43,8 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// For `/healthz/ready`.
     pub readiness: Readiness,
+    /// For `/status`.
+    pub live: Live,
 }
 
 /// Serves until `shutdown` is cancelled; requests on the way are cut off.
@@ -69,8 +73,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: Canc
 
 async fn connection(stream: TcpStream, state: Arc<AdminState>) {
     let service = service_fn(move |request| {
-        let response = respond(&request, &state);
-        async move { Ok::<_, Infallible>(response) }
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&request, state).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -84,31 +88,43 @@ async fn connection(stream: TcpStream, state: Arc<AdminState>) {
     }
 }
 
-fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
-    let page: fn(&AdminState) -> Response<Full<Bytes>> = match request.uri().path() {
-        "/metrics" => |state| answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
-        "/healthz/live" => |_| answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
-        "/healthz/ready" => |state| ready(&state.readiness),
-        _ => |_| {
-            answer(
-                StatusCode::NOT_FOUND,
-                PLAIN,
-                format!("not found; there is:\n{PATHS}"),
-            )
-        },
-    };
-    if request.method() == Method::GET {
-        return page(state);
+async fn respond<B>(request: &Request<B>, state: Arc<AdminState>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET {
+        let (status, text) = (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
+        let mut refused = answer(status, PLAIN, text);
+        let get = HeaderValue::from_static("GET");
+        refused.headers_mut().insert(ALLOW, get);
+        return refused;
     }
-    let mut refused = answer(
-        StatusCode::METHOD_NOT_ALLOWED,
-        PLAIN,
-        "GET only\n".to_owned(),
-    );
-    refused
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static("GET"));
-    refused
+    match request.uri().path() {
+        "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
+        "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        "/healthz/ready" => ready(&state.readiness),
+        "/status" => status(state).await,
+        _ => {
+            let text = format!("not found; there is:\n{PATHS}");
+            answer(StatusCode::NOT_FOUND, PLAIN, text)
+        }
+    }
+}
+
+/// Reads pins and cgroups, so it must not hold up connections.
+async fn status(state: Arc<AdminState>) -> Response<Full<Bytes>> {
+    let page = move || status::page(&state.live, &state.metrics, &state.readiness);
+    let (status, kind, text) = match tokio::task::spawn_blocking(page).await {
+        Ok(Ok(page)) => (StatusCode::OK, JSON, page),
+        Ok(Err(error)) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            format!("{error:#}\n"),
+        ),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            format!("{error}\n"),
+        ),
+    };
+    answer(status, kind, text)
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodetls::agent::{self, Options};
-use nodetls::{check, exec, redirect, uninstall};
+use nodetls::{check, exec, redirect, status, uninstall};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,6 +24,7 @@ enum Command {
     Agent(Box<Options>),
     Exec(exec::Options),
     Check(check::Options),
+    Status(status::Options),
     Uninstall(uninstall::Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         }
         Command::Exec(options) => return exec::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Status(options) => status::run(&options),
         Command::Uninstall(options) => uninstall::run(&options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

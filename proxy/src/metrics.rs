@@ -1,11 +1,12 @@
 //! The process's Prometheus metrics. Names start with `nodetls_`; a label never holds an address, a pod or a
 //! certificate's subject, and the series of a target go with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
@@ -235,6 +236,21 @@ impl Metrics {
             tracing::error!(%error, "metrics cannot be encoded");
             String::new()
         })
+    }
+
+    /// The series of a counter or gauge now: their labels, and their values.
+    pub fn series(&self, name: &str) -> Vec<(BTreeMap<String, String>, u64)> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metrics = family.map_or(&[][..], MetricFamily::get_metric);
+        let series = metrics.iter().map(|metric| {
+            let labels = metric.get_label().iter();
+            let labels = labels.map(|label| (label.name().to_owned(), label.value().to_owned()));
+            // A metric is one of the two, and the other is 0.
+            let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
+            (labels.collect(), value as u64)
+        });
+        series.collect()
     }
 
     fn set_ebpf(&self, stats: &EbpfStats) {

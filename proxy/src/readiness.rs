@@ -41,16 +41,21 @@ impl Readiness {
 
     /// What is missing, a line each (`pending: NAME`, `failed: NAME: TEXT`). Empty when ready.
     pub fn missing(&self) -> Vec<String> {
+        let entries = self.entries().into_iter();
+        let line = |(name, problem)| match problem {
+            None => format!("pending: {name}"),
+            Some(text) => format!("failed: {name}: {text}"),
+        };
+        entries.map(line).collect()
+    }
+
+    /// The same: the names of tasks that are pending, and problems with their texts.
+    pub fn entries(&self) -> Vec<(String, Option<String>)> {
         let state = self.lock();
-        let pending = state
-            .pending
-            .values()
-            .map(|name| format!("pending: {name}"));
-        let failed = state
-            .problems
-            .iter()
-            .map(|(name, text)| format!("failed: {name}: {text}"));
-        pending.chain(failed).collect()
+        let pending = state.pending.values().map(|name| (name.clone(), None));
+        let problems = state.problems.iter();
+        let problems = problems.map(|(name, text)| (name.clone(), Some(text.clone())));
+        pending.chain(problems).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

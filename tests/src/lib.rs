@@ -356,6 +356,15 @@ impl World {
         (output.status.success(), text(&output))
     }
 
+    /// Runs `nodetls status`; its exit code, and what it said.
+    pub fn status(&self, more: &[&str]) -> (i32, String) {
+        let mut command = Command::new(binary("nodetls"));
+        command.args(["status", "--admin", &format!("127.0.0.1:{}", self.admin)]);
+        command.arg("--pins").arg(&self.pins).args(more);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), text(&output))
+    }
+
     /// Runs curl in the pod; its output, and the HTTP status on the last line (000: no answer).
     pub fn curl(&self, arguments: &[&str]) -> String {
         let mut command = self.in_pod("curl");

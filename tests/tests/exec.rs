@@ -186,7 +186,7 @@ fn two_with_pins_of_their_own_do_not_meet_in_one_netns() {
         .unwrap();
     assert_eq!(&code, b"200 ");
     let pins = world.pins.clone();
-    world.pins = pins.with_extension("other");
+    world.pins = PathBuf::from(format!("{}-other", pins.display()));
     world.manifest("ca.yaml", &config_map("example-ca", &Ca::new("other").pem));
     let second = world.exec(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", URL]);
     let second = { second }.output().unwrap();

@@ -22,6 +22,7 @@ impl Admin {
         let state = Arc::new(AdminState {
             metrics,
             readiness: Readiness::default(),
+            live: Live::default(),
         });
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), shutdown.clone()));
@@ -50,6 +51,11 @@ async fn answers_each_path() {
     assert!(
         live.starts_with("HTTP/1.1 200 OK\r\n") && live.ends_with("\r\n\r\nok\n"),
         "{live}"
+    );
+    let status = admin.ask("GET", "/status").await;
+    assert!(
+        status.starts_with("HTTP/1.1 200 OK\r\n") && status.contains("application/json\r\n"),
+        "{status}"
     );
     let missing = admin.ask("GET", "/").await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Agent;
+use super::{AGENT, Agent};
 use crate::redirect::{Charge, Epoch, remove_foreign};
 
 impl Agent {
@@ -31,14 +31,15 @@ impl Agent {
         {
             tracing::warn!("{TEXT}");
         }
-        self.readiness.set_problem("agent", TEXT);
+        self.readiness.set_problem(AGENT, TEXT);
     }
 
     /// A newer agent died before it was ready: all is as if it had never been.
     async fn take_back(&mut self) -> Result<()> {
         tracing::warn!("another agent died before it was ready: taking over again");
         self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
-        self.readiness.clear("agent");
+        self.readiness.clear(AGENT);
+        self.live.update(|facts| facts.epoch = self.epoch.number());
         self.attach()?;
         self.pods
             .take_back(&self.redirect, &mut self.maps.pods)

@@ -35,6 +35,7 @@ use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
 use crate::redirect::{EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign};
 use crate::source::{Files, Update};
+use crate::status::Live;
 use crate::tls::system_roots;
 use crate::watch_dir::DirWatcher;
 
@@ -44,6 +45,12 @@ const RECONCILE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// How long we still accept after another agent took over: connects may be under way.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// What can keep the agent from being ready, as `/healthz/ready` and `nodetls status` name it.
+pub(crate) const NETNS: &str = "network namespaces";
+pub(crate) const TARGETS: &str = "targets";
+pub(crate) const AGENT: &str = "agent";
+pub(crate) const MANIFESTS: &str = "manifests";
 
 /// Runs the agent until a signal ends it.
 ///
@@ -96,6 +103,7 @@ struct Agent {
     proxy: Arc<Proxy>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    live: Live,
     starting: Option<Pending>,
 }
 
@@ -104,7 +112,8 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
-        serve_admin(options.admin, &metrics, &readiness).await?;
+        let live = Live::default();
+        serve_admin(options.admin, &metrics, &readiness, &live).await?;
 
         // All that can fail for reasons of our own comes before we take anything over.
         let (files, update) = Files::load(&options.manifests).await?;
@@ -122,6 +131,10 @@ impl Agent {
             tracing::warn!(%error, "what killed `nodetls exec` left can't be collected");
         }
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
+        live.update(|facts| {
+            facts.pins.clone_from(&options.pins);
+            facts.epoch = epoch.number();
+        });
         let publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
         let dialer = Dialer {
             netns: thread.clone(),
@@ -158,12 +171,12 @@ impl Agent {
             proxy,
             metrics,
             readiness,
+            live,
             starting: Some(starting),
         };
         agent.attach()?;
         // Pods before targets: a published target must find every pod enrolled.
         agent.reconcile_pods().await;
-        agent.starting = None;
         agent.apply(&update)?;
         Ok(agent)
     }
@@ -200,26 +213,28 @@ impl Agent {
     }
 
     async fn reconcile_pods(&mut self) {
-        const NAME: &str = "network namespaces";
         let Ok(_charge) = self.epoch.hold(&self.maps) else {
             return;
         };
         let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
         match self.pods.reconcile(&self.redirect, modes, proxy).await {
-            Ok(failed) if failed.is_empty() => self.readiness.clear(NAME),
+            Ok(failed) if failed.is_empty() => self.readiness.clear(NETNS),
             Ok(failed) => {
+                let mut texts = Vec::new();
                 for (netns, error) in &failed {
                     tracing::error!(netns, error = format!("{error:#}"), "not enrolled");
+                    texts.push(format!("{netns} ({error:#})"));
                 }
-                let names: Vec<_> = failed.keys().map(String::as_str).collect();
                 self.readiness
-                    .set_problem(NAME, format!("not enrolled: {}", names.join(", ")));
+                    .set_problem(NETNS, format!("not enrolled: {}", texts.join(", ")));
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "pods can't be listed");
-                self.readiness.set_problem(NAME, format!("{error:#}"));
+                self.readiness.set_problem(NETNS, format!("{error:#}"));
             }
         }
+        let names = self.pods.names();
+        self.live.update(|facts| facts.netns = names);
         self.metrics
             .pods_enrolled
             .set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
@@ -233,6 +248,8 @@ impl Agent {
         self.metrics
             .config_errors
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
+        let unreadable = update.errors.iter().map(ToString::to_string).collect();
+        self.live.update(|facts| facts.unreadable = unreadable);
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
         self.snapshot = compiled.snapshot;
@@ -240,9 +257,9 @@ impl Agent {
         match update.errors.first() {
             // An agent before us may have read it: what it published stays refused until we can.
             Some(error) if !self.complete => {
-                self.readiness.set_problem("manifests", error.to_string())
+                self.readiness.set_problem(MANIFESTS, error.to_string())
             }
-            _ => self.readiness.clear("manifests"),
+            _ => self.readiness.clear(MANIFESTS),
         }
         if self.in_charge() {
             self.publish();
@@ -253,21 +270,24 @@ impl Agent {
 
     /// What can't be published changes nothing that is in force.
     fn publish(&mut self) {
-        const NAME: &str = "targets";
         let (publisher, maps) = (&mut self.publisher, &mut self.maps);
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation);
-                self.readiness.clear(NAME);
+                self.readiness.clear(TARGETS);
+                let in_force = self.snapshot.clone();
+                self.live
+                    .update(|facts| facts.snapshot = Arc::new(in_force));
                 tracing::info!(targets = self.snapshot.targets.len(), "published");
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
-                self.readiness.set_problem(NAME, format!("{error:#}"));
+                self.readiness.set_problem(TARGETS, format!("{error:#}"));
             }
         }
+        self.starting = None;
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.
@@ -280,13 +300,16 @@ impl Agent {
         }
         let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
         self.metrics.set_policy_status(&conditions);
+        let policies = statuses.iter().cloned().collect();
+        self.live.update(|facts| facts.policies = policies);
         self.statuses = statuses;
     }
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.
     async fn drain(self) {
         let limit = self.drain_timeout;
-        self.readiness.set_problem("agent", "draining");
+        self.readiness
+            .set_problem(AGENT, "draining: it takes no new connections");
         tracing::info!(?limit, "draining");
         if !self.in_charge() {
             sleep(LINGER).await;
@@ -319,6 +342,7 @@ async fn serve_admin(
     address: SocketAddr,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
+    live: &Live,
 ) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
@@ -327,6 +351,7 @@ async fn serve_admin(
     let state = AdminState {
         metrics: Arc::clone(metrics),
         readiness: readiness.clone(),
+        live: live.clone(),
     };
     let never = CancellationToken::new();
     tokio::spawn(admin::serve(listener, Arc::new(state), never));

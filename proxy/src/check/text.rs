@@ -1,6 +1,7 @@
 //! The report for people: a table, with what is wrong below each policy.
 
 use super::report::{Ancestor, PolicyReport, Report, Unreadable, Verdict};
+use crate::table::{aligned, line, widths};
 
 /// A line of the table.
 type Row = [String; 4];
@@ -9,18 +10,16 @@ type Row = [String; 4];
 pub(super) fn render(report: &Report) -> String {
     let header = ["POLICY", "SERVICE", "ACCEPTED", "RESOLVEDREFS"].map(str::to_owned);
     let tables: Vec<Vec<Row>> = report.policies.iter().map(rows).collect();
-    let all = || tables.iter().flatten().chain([&header]);
-    let widths = [0, 1, 2].map(|column| {
-        let width = |row: &Row| row[column].chars().count();
-        all().map(width).max().unwrap_or_default()
-    });
+    let mut all = tables.concat();
+    all.push(header.clone());
+    let widths = widths(&all);
     let mut text = String::new();
     if !report.policies.is_empty() {
-        line(&mut text, &aligned(&header, widths));
+        line(&mut text, &aligned(&header, &widths));
     }
     for (policy, rows) in report.policies.iter().zip(&tables) {
         for row in rows {
-            line(&mut text, &aligned(row, widths));
+            line(&mut text, &aligned(row, &widths));
         }
         for error in &policy.errors {
             line(&mut text, &format!("  error: {error}"));
@@ -66,12 +65,6 @@ fn rows(policy: &PolicyReport) -> Vec<Row> {
     policy.ancestors.iter().map(row).collect()
 }
 
-fn aligned(row: &Row, widths: [usize; 3]) -> String {
-    let [policy, service, accepted, resolved_refs] = row;
-    let [a, b, c] = widths;
-    format!("{policy:a$}  {service:b$}  {accepted:c$}  {resolved_refs}")
-}
-
 fn place(unreadable: &Unreadable) -> String {
     let mut place = unreadable.file.display().to_string();
     if let Some(document) = unreadable.document {
@@ -97,13 +90,4 @@ fn summary(report: &Report) -> String {
         ),
     ];
     parts.join(", ")
-}
-
-/// Adds a line. Names are what their authors chose: no control character of them gets to a terminal or a CI log.
-fn line(text: &mut String, line: &str) {
-    let shown = line
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    text.extend(shown);
-    text.push('\n');
 }

@@ -107,7 +107,8 @@ pub struct Pods {
     listening: bool,
     /// By name, with the inode of the netns.
     enrolled: BTreeMap<String, (u64, Enrolled)>,
-    bypassed: BTreeMap<u64, u64>,
+    /// By the inode of the netns: name and cookie.
+    bypassed: BTreeMap<u64, (String, u64)>,
 }
 
 impl Pods {
@@ -127,6 +128,21 @@ impl Pods {
     /// How many are enrolled.
     pub fn len(&self) -> usize {
         self.enrolled.len()
+    }
+
+    /// The names of the netns that are enrolled or bypassed, by cookie.
+    pub fn names(&self) -> BTreeMap<u64, String> {
+        let enrolled = self
+            .enrolled
+            .iter()
+            .map(|(name, (_, pod))| (pod.cookie, name));
+        let bypassed = self.bypassed.values().map(|(name, cookie)| (*cookie, name));
+        let mut names: BTreeMap<_, _> = bypassed
+            .chain(enrolled)
+            .map(|(cookie, name)| (cookie, name.clone()))
+            .collect();
+        names.insert(self.own, "(the agent's own)".to_owned());
+        names
     }
 
     /// Whether none is enrolled.
@@ -149,7 +165,7 @@ impl Pods {
             let result = if named.matches {
                 self.enrol(redirect, modes, server, &name, named).await
             } else {
-                self.bypass(modes, named).await
+                self.bypass(modes, &name, named).await
             };
             if let Err(error) = result {
                 failed.insert(name, error);
@@ -162,7 +178,7 @@ impl Pods {
     pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
         self.listening = false;
         // First, since a netns may have a name of either kind: then it is redirected.
-        for cookie in self.bypassed.values() {
+        for (_, cookie) in self.bypassed.values() {
             modes.set(*cookie, Mode::Bypass)?;
         }
         for (_, pod) in self.enrolled.values_mut() {
@@ -189,7 +205,7 @@ impl Pods {
     pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes) {
         let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
         for cookie in modes.cookies() {
-            let bypassed = self.bypassed.values().any(|other| *other == cookie);
+            let bypassed = self.bypassed.values().any(|(_, other)| *other == cookie);
             if cookie != self.own && !bypassed && !enrolled.contains(&cookie) {
                 modes.remove(cookie);
             }
@@ -236,7 +252,7 @@ impl Pods {
     }
 
     /// Named netns that match no pattern are not ours to touch; unknown ones are denied.
-    async fn bypass(&mut self, modes: &mut PodModes, named: Named) -> Result<()> {
+    async fn bypass(&mut self, modes: &mut PodModes, name: &str, named: Named) -> Result<()> {
         if self.bypassed.contains_key(&named.inode) {
             return Ok(());
         }
@@ -246,7 +262,7 @@ impl Pods {
         if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
-        self.bypassed.insert(named.inode, cookie);
+        self.bypassed.insert(named.inode, (name.to_owned(), cookie));
         Ok(())
     }
 
@@ -266,7 +282,7 @@ impl Pods {
             }
         }
         let (own, enrolled) = (self.own, &self.enrolled);
-        self.bypassed.retain(|inode, cookie| {
+        self.bypassed.retain(|inode, (_, cookie)| {
             let exists = list.values().any(|named| named.inode == *inode);
             let redirected = enrolled.values().any(|(_, pod)| pod.cookie == *cookie);
             if !exists && *cookie != own && !redirected {

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::{EPOCH_NEWEST, EPOCH_READY};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::Maps;
 
@@ -18,7 +21,7 @@ pub struct Epoch {
     pins: PathBuf,
     inode: u64,
     /// The directory `agents`, whose lock is for changes of the maps (shared) and of the charge (exclusive).
-    agents: File,
+    charge: File,
     _alive: File,
 }
 
@@ -39,8 +42,8 @@ impl Epoch {
     /// Takes the next epoch: from here on the agents before us don't write.
     pub fn take(pins: &Path, maps: &mut Maps) -> Result<Self> {
         let agents = pins.join("agents");
-        let lock = File::open(&agents)?;
-        flock(&lock, FlockOperation::LockExclusive)?;
+        let charge = File::open(&agents)?;
+        flock(&charge, FlockOperation::LockExclusive)?;
         remove_dead(&agents)?;
         let number = maps.epoch(EPOCH_NEWEST)? + 1;
         let directory = agents.join(number.to_string());
@@ -49,15 +52,14 @@ impl Epoch {
             _ => {}
         }
         let alive = File::open(&directory)?;
-        flock(&alive, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("{} is locked", directory.display()))?;
+        lock(&alive).with_context(|| format!("{} is locked", directory.display()))?;
         maps.set_epoch(EPOCH_NEWEST, number)?;
-        flock(&lock, FlockOperation::Unlock)?;
+        flock(&charge, FlockOperation::Unlock)?;
         Ok(Self {
             number,
             pins: pins.to_owned(),
             inode: inode(pins)?,
-            agents: lock,
+            charge,
             _alive: alive,
         })
     }
@@ -72,8 +74,8 @@ impl Epoch {
     /// # Errors
     /// When another agent is.
     pub fn hold(&self, maps: &Maps) -> Result<Hold<'_>> {
-        flock(&self.agents, FlockOperation::LockShared)?;
-        let hold = Hold(&self.agents);
+        flock(&self.charge, FlockOperation::LockShared)?;
+        let hold = Hold(&self.charge);
         ensure!(
             self.charge(maps)? == Charge::Ours,
             "another agent owns the maps now"
@@ -138,6 +140,25 @@ pub fn has_living_agent(pins: &Path) -> bool {
     living(pins).next().is_some()
 }
 
+/// Who looks whether we live holds the lock for a moment.
+fn lock(directory: &File) -> io::Result<()> {
+    const PATIENCE: u32 = 100;
+    for _ in 0..PATIENCE {
+        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(1)),
+            result => return Ok(result?),
+        }
+    }
+    Err(Errno::WOULDBLOCK.into())
+}
+
+/// The epochs of the agents that live, the oldest first.
+pub fn agents(pins: &Path) -> Vec<u64> {
+    let mut agents: Vec<_> = living(pins).collect();
+    agents.sort_unstable();
+    agents
+}
+
 /// The epochs of the agents that live.
 fn living(pins: &Path) -> impl Iterator<Item = u64> {
     let entries = fs::read_dir(pins.join("agents")).into_iter().flatten();
@@ -163,4 +184,28 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_look_delays_an_agent_that_starts_and_another_agent_refuses_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || File::open(directory.path()).unwrap();
+        let look = open();
+        flock(&look, FlockOperation::LockShared).unwrap();
+        let looking = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(look);
+        });
+        let alive = open();
+        lock(&alive).unwrap();
+        looking.join().unwrap();
+        assert!(is_alive(directory.path()) && lock(&open()).is_err());
+        drop(alive);
+        assert!(!is_alive(directory.path()));
+    }
 }

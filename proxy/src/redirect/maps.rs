@@ -1,6 +1,6 @@
 //! Typed access to the pinned maps.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,6 +122,16 @@ pub fn address_key(address: SocketAddr) -> Address {
     }
 }
 
+/// The address that a key of TARGETS stands for.
+pub fn address_of(key: Address) -> SocketAddr {
+    let mut octets = [0; 16];
+    for (place, word) in octets.chunks_exact_mut(4).zip(key.ip) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    let ip = Ipv6Addr::from(octets).to_canonical();
+    SocketAddr::new(ip, u16::from_be(key.port as u16))
+}
+
 /// Refuses maps of another shape in a directory of pins: misread state would be worse than none.
 pub(super) fn check_layout(pins: &Path) -> Result<()> {
     for (name, key, value, entries) in LAYOUTS {
@@ -154,5 +164,13 @@ mod tests {
         assert_eq!(v4, Address::v4(ip, u32::from(443_u16.to_be())));
         assert_eq!(v4, address_key("[::ffff:10.96.0.10]:443".parse().unwrap()));
         assert!(!address_key("[fd00::1]:443".parse().unwrap()).is_v4());
+    }
+
+    #[test]
+    fn a_key_stands_for_the_address_it_was_made_of() {
+        for address in ["10.96.0.10:443", "[fd00::1]:8443"] {
+            let address = address.parse().unwrap();
+            assert_eq!(address_of(address_key(address)), address);
+        }
     }
 }

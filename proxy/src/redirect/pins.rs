@@ -55,7 +55,7 @@ pub(super) fn prepare(directory: &Path) -> Result<()> {
 }
 
 /// Whether `path` is on a bpffs.
-pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == BPF_FS_MAGIC)
 }
 
@@ -182,6 +182,41 @@ pub(super) fn pin_link(link: FdLink, path: &Path) -> Result<()> {
     }
     link.pin(path)?;
     Ok(())
+}
+
+/// A pinned link, as the kernel tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedLink {
+    /// Its id, as in `bpftool link show id`.
+    pub link: u64,
+    /// The id of its program.
+    pub program: u64,
+    /// The id of the cgroup, or the inode of the netns, that it is attached to; 0 when that is gone.
+    pub attached_to: u64,
+}
+
+/// The link pinned at `path`, of the kind that has this `field`; none when there is no pin, or one of another kind.
+///
+/// # Errors
+/// When the pin may not be opened.
+pub fn pinned_link(path: &Path, field: &str) -> io::Result<Option<PinnedLink>> {
+    let link = match sys::bpf_obj_get(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
+    let fields = (
+        link_field(&link, "link_id")?,
+        link_field(&link, "prog_id")?,
+        link_field(&link, field)?,
+    );
+    let (Some(link), Some(program), Some(attached_to)) = fields else {
+        return Ok(None);
+    };
+    Ok(Some(PinnedLink {
+        link,
+        program,
+        attached_to,
+    }))
 }
 
 /// A number that the kernel tells about a link; where a link is attached is in no other interface of aya's.

@@ -15,7 +15,8 @@ use super::pins::{link_field, pin_link, prepare, replace};
 use super::{Maps, canary, maps, objects};
 use crate::sys;
 
-const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
+/// The programs at the cgroup; each has a link of its name.
+pub const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
 
 /// The connect and getpeername programs of one instance.
 pub struct Redirect {

@@ -1,11 +1,16 @@
-//! What the programs counted and how full their maps are, for a scrape; reads the pins, and changes nothing.
+//! What the programs counted and what their maps hold, for a scrape and for `nodetls status`; reads the pins, and changes nothing.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use nodetls_ebpf::{Address, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use nodetls_ebpf::{
+    Address, CANARY_ID, EPOCH_NEWEST, EPOCH_READY, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS,
+};
 
+use super::address_of;
 use crate::metrics::{Connects, EbpfStats, MapUse};
 
 /// Read access to the pinned maps.
@@ -14,6 +19,7 @@ pub struct EbpfView {
     targets: HashMap<MapData, Address, u32>,
     ids: HashMap<MapData, u32, IdEntry>,
     pods: HashMap<MapData, u64, u32>,
+    epoch: Array<MapData, u64>,
 }
 
 impl EbpfView {
@@ -25,7 +31,30 @@ impl EbpfView {
             targets: Map::HashMap(open("TARGETS")?).try_into()?,
             ids: Map::HashMap(open("IDS")?).try_into()?,
             pods: Map::HashMap(open("PODS")?).try_into()?,
+            epoch: Map::Array(open("EPOCH")?).try_into()?,
         })
+    }
+
+    /// The epochs of the newest agent, and of the newest that has been ready.
+    pub fn epochs(&self) -> Result<(u64, u64)> {
+        Ok((
+            self.epoch.get(&EPOCH_NEWEST, 0)?,
+            self.epoch.get(&EPOCH_READY, 0)?,
+        ))
+    }
+
+    /// The targeted addresses, in order.
+    pub fn targets(&self) -> Vec<SocketAddr> {
+        let entries = self.targets.iter().flatten();
+        let targets = entries.filter(|(_, id)| *id != CANARY_ID);
+        let mut addresses: Vec<_> = targets.map(|(key, _)| address_of(key)).collect();
+        addresses.sort();
+        addresses
+    }
+
+    /// Netns cookie → mode.
+    pub fn pods(&self) -> BTreeMap<u64, u32> {
+        self.pods.iter().flatten().collect()
     }
 
     /// Everything, now.

@@ -7,10 +7,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 use crate::failure::quoted;
 
 /// How many names a list shows.
-const LISTED: usize = 4;
+pub(crate) const LISTED: usize = 4;
 
 /// The certificate's subject: its common name, else its whole distinguished name.
-pub(super) fn subject(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn subject(certificate: &CertificateDer<'_>) -> String {
     parse(certificate).map_or_else(unreadable, |parsed| name(parsed.subject()))
 }
 

@@ -13,6 +13,7 @@ mod tests;
 mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
+pub(crate) use describe::{LISTED, subject};
 pub use error::{Stage, failure_from_io};
 pub use observed::Observing;
 pub use session::Session;

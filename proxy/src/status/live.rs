@@ -1,0 +1,173 @@
+//! The agent's half: what it knows of itself, and the page `/status`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+
+use super::gather::kernel;
+use super::problems;
+use super::report::{Answer, Ca, Connections, Target, TargetState};
+use crate::metrics::Metrics;
+use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
+use crate::readiness::Readiness;
+use crate::tls::{LISTED, subject};
+
+/// What the agent knows of itself. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Live(Arc<Mutex<Facts>>);
+
+/// Cheap to clone: a look takes no longer than that.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) pins: PathBuf,
+    pub(crate) epoch: u64,
+    /// Names by cookie.
+    pub(crate) netns: BTreeMap<u64, String>,
+    /// What is in force.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) policies: Arc<[PolicyStatus]>,
+    /// Why manifests can't be read.
+    pub(crate) unreadable: Arc<[String]>,
+}
+
+impl Live {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn facts(&self) -> Facts {
+        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.clone()
+    }
+}
+
+/// The page `/status`: a [`super::Status`] as JSON.
+///
+/// # Errors
+/// When the pins can't be read.
+pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Result<String> {
+    let facts = live.facts();
+    let (mut status, _) = kernel(&facts.pins)?;
+    let missing = readiness.entries();
+    status.answer = Some(Answer {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: facts.epoch,
+        ready: missing.is_empty(),
+    });
+    for netns in &mut status.netns {
+        let known = facts.netns.get(&netns.cookie);
+        netns.name = known.cloned().or(netns.name.take());
+    }
+    status.targets = targets(&facts.snapshot, &open(metrics));
+    status.connections = Some(connections(metrics));
+    let found = [
+        problems::of_agent(&missing),
+        problems::of_policies(&facts.policies, &facts.unreadable),
+        problems::of_targets(&status.targets),
+        problems::of_kernel(&status),
+    ];
+    status.problems.extend(found.into_iter().flatten());
+    status.healthy = status.problems.is_empty();
+    Ok(serde_json::to_string_pretty(&status)? + "\n")
+}
+
+/// Open connections by Service (`namespace/name`) and port.
+fn open(metrics: &Metrics) -> BTreeMap<(String, String), u64> {
+    let series = metrics.series("nodetls_open_connections").into_iter();
+    let by_target = series.filter_map(|(mut labels, open)| {
+        let (namespace, name) = (
+            labels.remove("service_namespace")?,
+            labels.remove("service")?,
+        );
+        Some((
+            (format!("{namespace}/{name}"), labels.remove("port")?),
+            open,
+        ))
+    });
+    by_target.collect()
+}
+
+fn connections(metrics: &Metrics) -> Connections {
+    let by = |name: &str, label: &str| {
+        let mut sums = BTreeMap::new();
+        for (mut labels, count) in metrics.series(name) {
+            *sums
+                .entry(labels.remove(label).unwrap_or_default())
+                .or_default() += count;
+        }
+        sums
+    };
+    let sum = |name| by(name, "").into_values().sum();
+    let handshakes = by("nodetls_tls_handshakes_total", "result");
+    let result = |name| handshakes.get(name).copied().unwrap_or_default();
+    Connections {
+        open: sum("nodetls_open_connections"),
+        opened: sum("nodetls_connections_opened_total"),
+        passed_through: sum("nodetls_passthrough_connections_total"),
+        handshakes_ok: result("ok"),
+        handshakes_failed: result("failed"),
+        failures: by("nodetls_connection_failures_total", "reason"),
+    }
+}
+
+/// One for each port of a Service; where its addresses don't share one fate, one for each fate.
+fn targets(snapshot: &Snapshot, open: &BTreeMap<(String, String), u64>) -> Vec<Target> {
+    let mut all: BTreeMap<_, Vec<(&policy::Target, Target)>> = BTreeMap::new();
+    for (address, target) in &snapshot.targets {
+        let same_port = all.entry((&target.service, target.port)).or_default();
+        match same_port.iter_mut().find(|(other, _)| **other == **target) {
+            Some((_, row)) => row.addresses.push(*address),
+            None => {
+                let mut row = row(target);
+                row.addresses.push(*address);
+                let key = (target.service.to_string(), target.port.to_string());
+                row.open = open.get(&key).copied().unwrap_or_default();
+                same_port.push((target, row));
+            }
+        }
+    }
+    let rows = all.into_values().flatten();
+    rows.map(|(_, row)| row).collect()
+}
+
+fn row(target: &policy::Target) -> Target {
+    let refusal = target.plan.as_ref().err();
+    let plan = target.plan.as_ref().ok();
+    let names = plan.map(|plan| plan.subject_alt_names.iter().map(alt_name).collect());
+    Target {
+        service: Some(target.service.to_string()),
+        port: target.port,
+        addresses: Vec::new(),
+        policy: Some(target.policy.to_string()),
+        state: match refusal {
+            None => TargetState::Accepted,
+            Some(_) => TargetState::Refused,
+        },
+        reason: refusal.map(|refusal| refusal.reason.to_owned()),
+        message: refusal.map(|refusal| refusal.message.clone()),
+        hostname: plan.map(|plan| plan.hostname.clone()),
+        subject_alt_names: names.unwrap_or_default(),
+        ca: plan.map(|plan| ca(&plan.roots)),
+        endpoints: match &target.upstream {
+            Upstream::ServiceAddress => None,
+            Upstream::Endpoints(endpoints) => Some(endpoints.clone()),
+        },
+        open: 0,
+    }
+}
+
+fn alt_name(name: &SubjectAltName) -> String {
+    match name {
+        SubjectAltName::Hostname(name) | SubjectAltName::Uri(name) => name.clone(),
+    }
+}
+
+fn ca(bundle: &CaBundle) -> Ca {
+    let first = bundle.certificates.iter().take(LISTED);
+    Ca {
+        count: bundle.certificates.len(),
+        subjects: first.map(subject).collect(),
+    }
+}

@@ -1,0 +1,122 @@
+//! `nodetls status`: this node at a glance, from the agent, or from the pins alone when none answers.
+
+mod fetch;
+mod gather;
+mod live;
+mod problems;
+mod report;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+
+pub use live::Live;
+pub(crate) use live::page;
+pub use report::{
+    Agent, AgentState, Answer, Ca, Connections, Connects, Exec, ExecState, Netns, NetnsState,
+    Problem, Program, Status, Target, TargetState,
+};
+
+/// Shows this node: programs, agents, network namespaces, targets, connections, and what is wrong, with the cure.
+///
+/// Asks the running agent. If none answers, it shows what the pins tell, which needs root.
+///
+/// Exit code: 0 when all is well, 1 when there is a problem, 2 for wrong usage. Failed connections of clients are
+/// counted and shown, but are no problem of the node.
+///
+/// Examples:
+///   nodetls status
+///   nodetls status --admin 127.0.0.1:15021 --output json
+#[derive(Args, Clone, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Where the agent answers
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
+    pub admin: SocketAddr,
+    /// Directory of pins, which is looked at when no agent answers; one that does tells of its own
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
+    pub pins: PathBuf,
+    /// How the result looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How the result looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables, then problems
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// Prints the state to standard output, and gives the exit code: 1 if there is a problem.
+///
+/// # Errors
+/// When no agent answers and the pins can't be read, or standard output can't be written.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let status = match fetch::fetch(options.admin) {
+        Ok(status) => status,
+        Err(error) => from_pins(&options.pins, options.admin, &error)?,
+    };
+    let text = match options.output {
+        Output::Text => text::render(&status),
+        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("standard output")?;
+    Ok(if status.healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What can be told without the agent, which did not answer because of `error`.
+fn from_pins(pins: &Path, admin: SocketAddr, error: &anyhow::Error) -> Result<Status> {
+    let (mut status, view) = gather::kernel(pins).with_context(|| {
+        let pins = pins.display();
+        format!(
+            "no agent answers at {admin} ({error:#}), and --pins {pins} can't be read (needs root, and a bpffs)"
+        )
+    })?;
+    let lives = status
+        .agents
+        .iter()
+        .any(|agent| agent.state != AgentState::Dead);
+    let target = |address: SocketAddr| Target {
+        service: None,
+        port: address.port(),
+        addresses: vec![address],
+        policy: None,
+        state: if lives {
+            TargetState::Unknown
+        } else {
+            TargetState::Refused
+        },
+        reason: (!lives).then(|| "NoAgent".to_owned()),
+        message: None,
+        hostname: None,
+        subject_alt_names: Vec::new(),
+        ca: None,
+        endpoints: None,
+        open: 0,
+    };
+    let addresses = view.map(|view| view.targets()).unwrap_or_default();
+    status.targets = addresses.into_iter().map(target).collect();
+    let without = problems::without_answer(&status, &admin.to_string(), &format!("{error:#}"));
+    status.problems.splice(0..0, without);
+    status.problems.extend(problems::of_kernel(&status));
+    status.healthy = status.problems.is_empty();
+    Ok(status)
+}
