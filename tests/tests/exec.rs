@@ -195,7 +195,7 @@ fn two_with_pins_of_their_own_do_not_meet_in_one_netns() {
         "502",
         "whose CA was it?"
     );
-    nothing_stays(&world);
+    world.wait("no pins stay", |world| instances(world).is_empty());
     fs::remove_dir_all(&world.pins).unwrap();
     world.pins = pins;
     drop(first.stdin.take());
