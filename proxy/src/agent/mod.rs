@@ -5,6 +5,7 @@ mod handover;
 mod options;
 mod report;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::named::NamedNetns;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{self, CaBundle, PolicyStatus, Snapshot};
+use crate::policy::{self, CaBundle, ObjectName, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
@@ -251,7 +252,7 @@ impl Agent {
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
-        self.report(compiled.statuses);
+        self.report(compiled.statuses, &update.policy_files);
         self.snapshot = compiled.snapshot;
         self.complete |= update.errors.is_empty();
         match update.errors.first() {
@@ -291,12 +292,12 @@ impl Agent {
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.
-    fn report(&mut self, statuses: Vec<PolicyStatus>) {
+    fn report(&mut self, statuses: Vec<PolicyStatus>, files: &BTreeMap<ObjectName, PathBuf>) {
         for status in statuses
             .iter()
             .filter(|status| !self.statuses.contains(status))
         {
-            log_status(status);
+            log_status(status, files.get(&status.policy));
         }
         let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
         self.metrics.set_policy_status(&conditions);

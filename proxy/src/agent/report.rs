@@ -1,40 +1,51 @@
 //! What the agent tells of policies: a log line for each condition that changed, and metrics.
 
+use std::path::{Display, PathBuf};
+
+use tracing::field::{DisplayValue, display};
+
 use crate::metrics::PolicyCondition;
 use crate::policy::{Condition, ObjectName, PolicyStatus, Reason};
 
-pub(crate) fn log_status(status: &PolicyStatus) {
+/// `file` is where the policy was read.
+pub(crate) fn log_status(status: &PolicyStatus, file: Option<&PathBuf>) {
     let policy = &status.policy;
+    let file = file.map(|file| display(file.display()));
     for problem in &status.problems {
-        tracing::error!(%policy, "{problem}");
+        tracing::error!(%policy, file, "{problem}");
     }
     for warning in &status.warnings {
-        tracing::warn!(%policy, "{warning}");
+        tracing::warn!(%policy, file, "{warning}");
     }
     for ancestor in &status.ancestors {
         let service = &ancestor.service;
         let accepted = &ancestor.accepted;
-        log_condition(policy, service, accepted);
+        log_condition(policy, file.as_ref(), service, accepted);
         // Mostly one cause for both.
         let resolved = ancestor.resolved_refs.as_ref();
         if let Some(resolved) = resolved.filter(|other| other.message != accepted.message) {
-            log_condition(policy, service, resolved);
+            log_condition(policy, file.as_ref(), service, resolved);
         }
         for refused in &ancestor.refused_addresses {
-            tracing::error!(%policy, service, "{refused}");
+            tracing::error!(%policy, file, service, "{refused}");
         }
         for warning in &ancestor.warnings {
-            tracing::warn!(%policy, service, "{warning}");
+            tracing::warn!(%policy, file, service, "{warning}");
         }
     }
 }
 
-fn log_condition(policy: &ObjectName, service: &str, condition: &Condition) {
+fn log_condition(
+    policy: &ObjectName,
+    file: Option<&DisplayValue<Display<'_>>>,
+    service: &str,
+    condition: &Condition,
+) {
     let (reason, message) = (condition.reason.as_str(), &condition.message);
     if condition.status {
-        tracing::info!(%policy, service, reason, "{message}");
+        tracing::info!(%policy, file, service, reason, "{message}");
     } else {
-        tracing::error!(%policy, service, reason, "{message}");
+        tracing::error!(%policy, file, service, reason, "{message}");
     }
 }
 

@@ -21,7 +21,9 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
     let mut bundles = policy::ca_bundles(objects);
     let judge = |status: PolicyStatus| {
         let bundles = bundles.remove(&status.policy).unwrap_or_default();
-        judge_policy(&status, &bundles, now, expiry_days)
+        let mut report = judge_policy(&status, &bundles, now, expiry_days);
+        report.file = update.policy_files.get(&status.policy).cloned();
+        report
     };
     let statuses = policy::compile(objects, Some(&system)).statuses;
     let policies: Vec<_> = statuses.into_iter().map(judge).collect();
@@ -73,6 +75,7 @@ fn judge_policy(
     PolicyReport {
         namespace: status.policy.namespace.clone(),
         name: status.policy.name.clone(),
+        file: None,
         verdict: Verdict::refused_if(!errors.0.is_empty()),
         ancestors: status.ancestors.iter().map(ancestor).collect(),
         errors: errors.0,

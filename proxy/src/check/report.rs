@@ -47,6 +47,9 @@ pub struct PolicyReport {
     pub namespace: String,
     /// The policy's name.
     pub name: String,
+    /// Where it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// Refused if there are errors.
     pub verdict: Verdict,
     /// One for each targetRef that names a Service.

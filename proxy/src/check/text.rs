@@ -1,5 +1,7 @@
 //! The report for people: a table, with what is wrong below each policy.
 
+use std::path::Path;
+
 use super::report::{Ancestor, PolicyReport, Report, Unreadable, Verdict};
 use crate::table::{aligned, line, widths};
 
@@ -21,11 +23,13 @@ pub(super) fn render(report: &Report) -> String {
         for row in rows {
             line(&mut text, &aligned(row, &widths));
         }
+        let file = policy.file.as_deref().map(Path::display);
+        let file = file.map_or_else(String::new, |file| format!("{file}: "));
         for error in &policy.errors {
-            line(&mut text, &format!("  error: {error}"));
+            line(&mut text, &format!("  error: {file}{error}"));
         }
         for warning in &policy.warnings {
-            line(&mut text, &format!("  warning: {warning}"));
+            line(&mut text, &format!("  warning: {file}{warning}"));
         }
     }
     for unreadable in &report.unreadable {

@@ -117,7 +117,7 @@ fn publish(
     }
     let compiled = policy::compile(&update.objects, roots);
     for status in &compiled.statuses {
-        log_status(status);
+        log_status(status, update.policy_files.get(&status.policy));
     }
     publisher.publish(maps, epoch, &compiled.snapshot, true)
 }

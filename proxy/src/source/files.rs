@@ -97,7 +97,7 @@ impl Files {
             self.scan().await;
             self.dirty = false;
             let update = self.update();
-            if update != self.last {
+            if (&update.objects, &update.errors) != (&self.last.objects, &self.last.errors) {
                 self.last = update.clone();
                 return update;
             }

@@ -1,9 +1,10 @@
 //! Where Kubernetes objects come from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::policy::Objects;
+use crate::policy::{ObjectName, Objects};
 
 mod files;
 mod look;
@@ -18,6 +19,8 @@ pub struct Update {
     pub objects: Objects,
     /// What was refused, in the order of the file names.
     pub errors: Vec<FileError>,
+    /// The file that each policy comes from.
+    pub policy_files: BTreeMap<ObjectName, PathBuf>,
 }
 
 /// Something in a directory of manifests that was refused. Display is one line that names the cure.

@@ -11,6 +11,8 @@ use crate::policy::{ObjectName, Objects};
 /// The file that each object comes from.
 pub(super) type Owners = BTreeMap<(&'static str, ObjectName), OsString>;
 
+const POLICY: &str = "BackendTLSPolicy";
+
 /// The objects of all files, and every error in the order of the file names.
 pub(super) fn update(
     dir: &Path,
@@ -26,7 +28,15 @@ pub(super) fn update(
     errors.extend(conflicts);
     // A stable sort: the documents of a file stay in their order.
     errors.sort_by(|a, b| a.file.cmp(&b.file));
-    Update { objects, errors }
+    let policies = owners.iter().filter(|((kind, _), _)| *kind == POLICY);
+    let policy_files = policies
+        .map(|((_, name), file)| (name.clone(), dir.join(file)))
+        .collect();
+    Update {
+        objects,
+        errors,
+        policy_files,
+    }
 }
 
 /// Joins the objects of all files. One that stands in two comes from the file that had it before (`owners`), else from
@@ -47,7 +57,7 @@ fn merge(
         services: merge.kind("Service", |objects| &objects.services),
         endpoint_slices: merge.kind("EndpointSlice", |objects| &objects.endpoint_slices),
         config_maps: merge.kind("ConfigMap", |objects| &objects.config_maps),
-        policies: merge.kind("BackendTLSPolicy", |objects| &objects.policies),
+        policies: merge.kind(POLICY, |objects| &objects.policies),
     };
     let Merge {
         owners: now,
