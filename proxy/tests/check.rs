@@ -228,7 +228,7 @@ fn one_file_and_standard_input() {
     fs::write(&file, &good).unwrap();
     let (code, text) = judge(&file, &[]);
     assert_eq!(code, 0, "{text}");
-    let warning = "warning: Service default/no, port web 80/TCP: appProtocol";
+    let warning = "rendered: Service default/no, port web 80/TCP: appProtocol";
     assert!(text.contains(warning), "{text}");
 
     let mut command = check();
