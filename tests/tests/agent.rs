@@ -1,0 +1,174 @@
+//! The agent's life: what it needs to start and to be ready, which netns it enrols, how it ends.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nodetls_tests::{ADDRESS, Running, URL, World, binary, occurrences};
+
+#[test]
+fn a_killed_agent_means_refused_and_a_restart_picks_up() {
+    let (mut world, _ca) = World::with_echo();
+    assert!(world.curl(&[URL]).ends_with("200"));
+    world.kill_agent();
+    let wire = world.capture(|world| {
+        // Also with another process of the pod listening on the port.
+        let mut other = world.in_pod(&binary("banner"));
+        other.args(["0.0.0.0:443", "plain"]);
+        let _other = Running::new(other);
+        thread::sleep(Duration::from_millis(200));
+        for _ in 0..20 {
+            assert!(
+                world
+                    .dial(&[ADDRESS, "--send", "marked"])
+                    .contains("error: ConnectionRefused")
+            );
+        }
+    });
+    assert_eq!(occurrences(&wire, "marked"), 0);
+    world.start_agent();
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn a_cgroup_that_is_none_is_a_named_error() {
+    let (world, _ca) = World::without_agent();
+    let mut agent = Command::new(binary("nodetls"));
+    agent.args([
+        "agent",
+        "--netns",
+        &world.pod,
+        "--admin",
+        "127.0.0.1:0",
+        "--manifests",
+    ]);
+    agent.arg(world.dir.path().join("manifests"));
+    agent.arg("--cgroup").arg(world.dir.path());
+    agent.arg("--pins").arg(&world.pins);
+    let output = agent.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let named = format!(
+        "connect4 can't be attached to {}",
+        world.dir.path().display()
+    );
+    assert!(said.contains(&named), "{said}");
+}
+
+#[test]
+fn a_netns_that_appears_later_is_enrolled_and_released_when_it_goes() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    let pattern = format!("{}*", world.pod);
+    world.start_agent_for(&pattern);
+    let late = format!("{}-late", world.pod);
+    let netns = |verb: &str| {
+        assert!(
+            Command::new("ip")
+                .args(["netns", verb, &late])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    netns("add");
+    world.wait("the new netns is enrolled", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 2.0
+    });
+    netns("del");
+    world.wait("it is released", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 1.0
+    });
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+/// One that has no local port left for our listeners.
+#[test]
+fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
+    let (mut world, _ca) = World::without_agent();
+    let local_ports = |world: &World, range: &str| {
+        let mut write = world.in_pod("sh");
+        write.args([
+            "-c",
+            "echo $0 > /proc/sys/net/ipv4/ip_local_port_range",
+            range,
+        ]);
+        assert!(write.status().unwrap().success());
+    };
+    local_ports(&world, "40000 40000");
+    let _taken = ["0.0.0.0:1", "0.0.0.0:40000"].map(|listen| {
+        let mut server = world.in_pod(&binary("banner"));
+        server.args([listen, ""]);
+        Running::new(server)
+    });
+    world.wait("the ports are taken", |world| {
+        let mut ss = world.in_pod("ss");
+        let output = ss.args(["-Hltn"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().count() == 2
+    });
+    world.launch_agent_for(&world.pod.clone());
+    let missing = format!("not enrolled: {}", world.pod);
+    world.wait("the agent says what is missing", |world| {
+        world.get("/healthz/ready").contains(&missing)
+    });
+    assert!(!world.is_ready());
+    world.wait("the targets are published", |world| {
+        world.metric("nodetls_targets", &[]) == 1.0
+    });
+    assert!(
+        world
+            .log()
+            .contains("its listeners can't be opened: Address already in use")
+    );
+    let answer = world.dial(&[ADDRESS]);
+    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
+    assert_eq!(world.connects("denied", "unknown_netns"), 1.0);
+
+    local_ports(&world, "32768 60999");
+    // Any change of the directory of netns makes the agent look again.
+    let change = format!("/run/netns/.{}", world.pod);
+    fs::write(&change, "").unwrap();
+    fs::remove_file(&change).unwrap();
+    world.wait("the agent is ready", World::is_ready);
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn sigterm_lets_open_connections_end() {
+    let (mut world, _ca) = World::with_echo();
+    let exchange = world.exchange();
+    world.terminate_agent();
+    world.wait("new connections are refused", |world| {
+        world.dial(&[ADDRESS]).contains("ConnectionRefused")
+    });
+    world.end_of_exchange(exchange);
+    assert!(world.wait_agent());
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let (mut world, _ca) = World::with_echo();
+    let mut open = world.dialling(&[ADDRESS, "--send", "GET / HTTP/1.1"]);
+    world.wait("a connection is open", |world| {
+        world.metric("nodetls_open_connections", &[]) == 1.0
+    });
+    world.terminate_agent();
+    world.wait("it drains", |world| world.log().contains("draining"));
+    thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
+    world.terminate_agent();
+    assert!(world.wait_agent());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    let answer = open.finish();
+    assert!(
+        answer.contains("ConnectionReset"),
+        "cut off is not a clean end: {answer}"
+    );
+    assert!(world.log().contains("shut_down"));
+}
