@@ -97,18 +97,9 @@ impl World {
         let file = self.dir.path().join("capture.pcap");
         let summary = self.dir.path().join("tcpdump.log");
         let mut command = netns_exec(&self.backend, "tcpdump");
-        command
-            .args([
-                "-i",
-                "any",
-                "-Q",
-                "in",
-                "--immediate-mode",
-                "-B",
-                "65536",
-                "-w",
-            ])
-            .arg(&file);
+        // Each slot of the ring takes a whole snapshot: of short ones there are enough for a busy machine.
+        command.args("-i any -Q in --immediate-mode -s 2048 -B 65536 -w".split(' '));
+        command.arg(&file);
         command.stderr(Stdio::from(fs::File::create(&summary).unwrap()));
         let mut tcpdump = Running::new(command);
         self.wait("tcpdump captures", |_| file.exists());

@@ -218,16 +218,15 @@ fn first_bytes_late_or_one_at_a_time() {
 #[test]
 fn a_server_may_speak_first() {
     let ca = Ca::new("test-ca");
-    let mut server = None;
-    let world = World::serving(&ca, |world| {
-        let command = world.s_server(&ca.sign(HOST), 8443, "-quiet");
-        server = Some(world.serve_talking(command, 8443));
-    });
-    let mut server = server.unwrap();
-    let handshakes = |world: &World| world.metric("nodetls_tls_handshakes_total", &["ok"]);
+    let world = World::serving(&ca, |_| {});
+    let serve = || {
+        let server = world.s_server(&ca.sign(HOST), 8443, "-quiet");
+        world.serve_talking(server, 8443)
+    };
 
     // It has something to say before anybody connects: the client waits for our patience, 50 ms, and the handshake.
     let at_once = fastest(|| {
+        let mut server = serve();
         server.say("220 ready\n");
         let answer = world.dial(&[ADDRESS, "--first"]);
         assert!(answer.contains("220 ready"), "{answer}");
@@ -239,9 +238,11 @@ fn a_server_may_speak_first() {
 
     // It speaks when the connection has long been made.
     let later = fastest(|| {
-        let before = handshakes(&world);
+        let mut server = serve();
+        let handshakes = || world.metric("nodetls_tls_handshakes_total", &["ok"]);
+        let before = handshakes();
         let mut client = world.dialling(&[ADDRESS, "--first"]);
-        world.wait("the handshake", |world| handshakes(world) > before);
+        world.wait("the handshake", |_| handshakes() > before);
         let spoken = Instant::now();
         server.say("220 ready\n");
         client.read_until("220 ready");
