@@ -169,7 +169,7 @@ events! {
     /// The client bound its socket to a device, from which loopback can't be reached.
     DeniedBoundDevice = "denied", "bound_device";
     /// The agent's canary passed: the programs are attached where they should be.
-    Canary = "denied", "canary";
+    Canary = "canary", "canary";
     /// getpeername got its original destination back.
     PeerNamed = "translated", "getpeername";
     /// A SYN was handed to the proxy's listener.

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tracing::field::display;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::failure::Reason;
 use crate::policy::ObjectName;
 
 /// How log lines look.
@@ -94,9 +94,9 @@ pub struct Access {
     /// Whether the TLS session was resumed.
     pub resumed: Option<bool>,
     /// Plaintext bytes from the client to the Service so far.
-    pub sent_bytes: AtomicU64,
+    pub sent_bytes: u64,
     /// Plaintext bytes from the Service to the client so far.
-    pub received_bytes: AtomicU64,
+    pub received_bytes: u64,
     start: Instant,
     outcome: Outcome,
 }
@@ -122,8 +122,8 @@ impl Access {
             tls_version: None,
             cipher: None,
             resumed: None,
-            sent_bytes: AtomicU64::new(0),
-            received_bytes: AtomicU64::new(0),
+            sent_bytes: 0,
+            received_bytes: 0,
             start: Instant::now(),
             outcome: Outcome::Unfinished,
         }
@@ -168,8 +168,8 @@ impl Drop for Access {
                     tls_version = self.tls_version,
                     cipher = self.cipher,
                     resumed = self.resumed,
-                    sent_bytes = self.sent_bytes.load(Ordering::Relaxed),
-                    received_bytes = self.received_bytes.load(Ordering::Relaxed),
+                    sent_bytes = self.sent_bytes,
+                    received_bytes = self.received_bytes,
                     duration_ms,
                     reason = $reason,
                     error = $error,
@@ -192,7 +192,7 @@ impl Drop for Access {
                 line!(
                     tracing::Level::WARN,
                     "connection cut off",
-                    Some("cancelled"),
+                    Some(Reason::ShutDown.as_str()),
                     none
                 );
             }

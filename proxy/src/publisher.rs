@@ -1,7 +1,7 @@
 //! Brings a compiled snapshot into force, in the order that never leaves a gap: a target is known to the proxy before
 //! the kernel turns connections to it, and leaves the kernel before it leaves the proxy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -63,12 +63,19 @@ impl Publisher {
         self.ids = TargetIds::read(maps, self.range);
     }
 
-    /// Brings `snapshot` into force. After an error what was in force before still is, but for new ids; unless the
+    /// Brings `snapshot` into force. `complete` is false when it may lack targets because something could not be read:
+    /// then those that an earlier agent published stay targets, and are refused. After an error what was in force before still is, but for new ids; unless the
     /// kernel refuses a write to TARGETS, which leaves the rest of the new targets unpublished.
     ///
     /// # Errors
     /// When another agent owns the maps now, or a map is full.
-    pub fn publish(&mut self, maps: &mut Maps, epoch: &Epoch, snapshot: &Snapshot) -> Result<()> {
+    pub fn publish(
+        &mut self,
+        maps: &mut Maps,
+        epoch: &Epoch,
+        snapshot: &Snapshot,
+        complete: bool,
+    ) -> Result<()> {
         ensure!(
             epoch.charge(maps)? == Charge::Ours,
             "another agent owns the maps now"
@@ -101,7 +108,7 @@ impl Publisher {
                 .insert(address_key(*address), route.id, 0)
                 .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
         }
-        self.remove_others(maps)?;
+        self.remove_others(maps, &gone, complete)?;
         self.metrics
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
@@ -180,8 +187,17 @@ impl Publisher {
         }
     }
 
-    /// Also what an earlier agent left in the map.
-    fn remove_others(&mut self, maps: &mut Maps) -> Result<()> {
+    /// Removes what is `gone`, and what an earlier agent left in the map, if nothing is missing.
+    fn remove_others(
+        &mut self,
+        maps: &mut Maps,
+        gone: &[(SocketAddr, Arc<Route>)],
+        complete: bool,
+    ) -> Result<()> {
+        let gone: HashSet<_> = gone
+            .iter()
+            .map(|(address, _)| address_key(*address))
+            .collect();
         let ours: HashMap<_, _> = self
             .published
             .iter()
@@ -192,6 +208,7 @@ impl Publisher {
             .iter()
             .flatten()
             .filter(|(key, id)| *id != CANARY_ID && !ours.contains_key(key))
+            .filter(|(key, _)| complete || gone.contains(key))
             .collect();
         for (key, _) in others {
             maps.targets.remove(&key)?;

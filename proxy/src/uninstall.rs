@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
+use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::exec;
 use crate::redirect::{has_living_agent, is_bpffs, remove_pins};
 
-/// Removes programs, links and maps from this machine, and says what it removed.
+/// Removes the programs, links and maps pinned by an agent, and says what it removed. Needs root.
 ///
 /// From then on connections to targeted Services are what they were before: plaintext, if the clients speak plaintext.
 /// An agent must not be running, nor a command of `nodetls exec`.
@@ -29,7 +30,11 @@ pub struct Options {
 /// When an agent or a command is running, or something stays.
 pub fn run(options: &Options) -> Result<()> {
     let base = &options.pins;
-    if !base.exists() {
+    init_logging(LogFormat::Text, "warn", LogTo::Stderr)?;
+    let exists = base
+        .try_exists()
+        .with_context(|| format!("{} can't be looked at: this needs root", base.display()))?;
+    if !exists {
         println!("nothing to remove: {} does not exist", base.display());
         return Ok(());
     }

@@ -139,8 +139,9 @@ impl World {
         }
     }
 
-    /// `ip netns exec` remounts /sys, so the cgroup is joined before.
-    pub(crate) fn in_cgroup(&self, program: &str) -> Command {
+    /// A command in our own netns, and in the cgroup that the agent looks after. (Joined before `ip netns exec`, which
+    /// remounts /sys.)
+    pub fn in_cgroup(&self, program: &str) -> Command {
         let mut command = Command::new("sh");
         let procs = self.cgroup.join("cgroup.procs");
         command

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{ADDRESS, Running, URL, World, binary, occurrences};
+use nodetls_tests::{ADDRESS, HOST, Running, URL, World, binary, occurrences, policy};
 
 #[test]
 fn a_killed_agent_means_refused_and_a_restart_picks_up() {
@@ -30,6 +30,24 @@ fn a_killed_agent_means_refused_and_a_restart_picks_up() {
     assert_eq!(occurrences(&wire, "marked"), 0);
     world.start_agent();
     assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn what_was_a_target_is_not_plaintext_after_a_restart_with_an_unreadable_manifest() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.manifest("policy.yaml", "kind: [");
+    let manifests = world.dir.path().join("manifests");
+    let _agent = world.start_beside(&manifests);
+    world.wait("it publishes what it can", |world| {
+        world.log().matches("published targets=").count() == 2
+    });
+    let answer = world.dial(&[ADDRESS, "--send", "GET / HTTP/1.1\\r\\n\\r\\n"]);
+    // The reset may come before the client has asked for its peer's name.
+    let reset = ["error: ConnectionReset", "error: NotConnected"];
+    assert!(reset.iter().any(|kind| answer.contains(kind)), "{answer}");
+    world.manifest("policy.yaml", &policy(HOST));
+    world.wait("served again", |world| world.curl(&[URL]).ends_with("200"));
 }
 
 #[test]
@@ -64,24 +82,43 @@ fn a_netns_that_appears_later_is_enrolled_and_released_when_it_goes() {
     let pattern = format!("{}*", world.pod);
     world.start_agent_for(&pattern);
     let late = format!("{}-late", world.pod);
-    let netns = |verb: &str| {
-        assert!(
-            Command::new("ip")
-                .args(["netns", verb, &late])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    netns("add");
+    ip(&["netns", "add", &late]);
     world.wait("the new netns is enrolled", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 2.0
     });
-    netns("del");
+    ip(&["netns", "del", &late]);
     world.wait("it is released", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 1.0
     });
     assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn our_own_netns_is_never_enrolled_nor_forgotten() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.start_agent_for(&format!("{}*", world.pod));
+    let name = format!("{}-own", world.pod);
+    let bypassed = |world: &World| {
+        let mut dial = world.in_cgroup(&binary("dial"));
+        dial.args([ADDRESS, "--nonblocking"]).output().unwrap();
+        world.connects("bypassed", "netns")
+    };
+    ip(&["netns", "attach", &name, &std::process::id().to_string()]);
+    // A later netns shows that the agent has seen the name.
+    let late = format!("{}-late", world.pod);
+    ip(&["netns", "add", &late]);
+    world.wait("seen", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 2.0
+    });
+    let first = bypassed(&world);
+    ip(&["netns", "del", &name]);
+    ip(&["netns", "del", &late]);
+    world.wait("gone", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 1.0
+    });
+    assert_eq!(first, 1.0);
+    assert_eq!(bypassed(&world), 2.0);
 }
 
 /// One that has no local port left for our listeners.
@@ -171,4 +208,9 @@ fn a_second_sigterm_ends_at_once() {
         "cut off is not a clean end: {answer}"
     );
     assert!(world.log().contains("shut_down"));
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().unwrap();
+    assert!(status.success(), "ip {arguments:?}");
 }

@@ -40,6 +40,19 @@ fn exit_codes_signals_stdio_and_the_pid_are_the_command_s() {
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/directory"));
 
+    // Nor does it run unsecured.
+    let bad = world.dir.path().join("bad");
+    fs::create_dir(&bad).unwrap();
+    for (manifest, cause) in [(None, "no BackendTLSPolicy"), (Some("kind: ["), "bad.yaml")] {
+        if let Some(text) = manifest {
+            fs::write(bad.join("bad.yaml"), text).unwrap();
+        }
+        let output = world.exec_with(&bad, &["echo", "ran"]).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(125), 0));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(cause), "{said}");
+    }
+
     let mut command = world.exec(&["sh", "-c", "echo $$; cat; echo error >&2"]);
     command
         .stdin(Stdio::piped())

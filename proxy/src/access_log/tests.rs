@@ -67,8 +67,8 @@ fn a_success_is_one_info_line_with_its_fields() {
         access.tls_version = Some("TLSv1_3");
         access.cipher = Some("TLS13_AES_256_GCM_SHA384");
         access.resumed = Some(true);
-        access.sent_bytes.fetch_add(7, Ordering::Relaxed);
-        access.received_bytes.fetch_add(9, Ordering::Relaxed);
+        access.sent_bytes = 7;
+        access.received_bytes = 9;
         access.succeed();
     });
     let [line] = lines.as_slice() else {
@@ -137,7 +137,7 @@ async fn a_cancelled_connection_leaves_a_line_too() {
     assert!(connection.await.unwrap_err().is_cancelled());
     let line: Value = serde_json::from_str(lines.text().trim()).unwrap();
     assert_eq!(line["level"], "WARN");
-    assert_eq!(line["reason"], "cancelled");
+    assert_eq!(line["reason"], "shut_down");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The agent: brings the parts up in the order that never leaves a gap, then follows every change until it is told to
 //! end, or a newer agent is ready.
 
+mod handover;
+mod options;
 mod report;
 
 use std::net::SocketAddr;
@@ -9,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -17,9 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::options::Options;
+pub(crate) use self::options::seconds;
 use self::report::conditions;
 pub(crate) use self::report::log_status;
-use crate::access_log::{LogFormat, LogTo, init_logging};
+use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::metrics::Metrics;
@@ -30,9 +33,7 @@ use crate::policy::{self, CaBundle, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
-use crate::redirect::{
-    Charge, EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign, remove_foreign,
-};
+use crate::redirect::{EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign};
 use crate::source::{Files, Update};
 use crate::tls::system_roots;
 use crate::watch_dir::DirWatcher;
@@ -43,59 +44,6 @@ const RECONCILE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// How long we still accept after another agent took over: connects may be under way.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Redirects, and originates TLS: the data plane of one machine.
-///
-/// Examples:
-///   nodetls agent --manifests /etc/nodetls --netns 'pod-*'
-///   nodetls agent --manifests . --netns client --admin 127.0.0.1:15020 --log-format json
-#[derive(Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
-pub struct Options {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
-    /// Named network namespaces to enrol, as shell patterns; also those that appear later
-    #[arg(long, value_name = "PATTERN", required = true, num_args = 1..)]
-    pub netns: Vec<String>,
-    /// Address of /metrics and /healthz
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
-    pub admin: SocketAddr,
-    /// Cgroup (v2) whose processes' connects are looked at [default: root of cgroup2]
-    #[arg(long, value_name = "DIR")]
-    pub cgroup: Option<PathBuf>,
-    /// Directory on a bpffs that holds what outlives the agent
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
-    pub pins: PathBuf,
-    /// Directory of named network namespaces
-    #[arg(long, value_name = "DIR", default_value = "/run/netns")]
-    pub netns_dir: PathBuf,
-    /// Seconds to wait for a TCP connection to a Service
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub connect_timeout: Duration,
-    /// Seconds to wait for a TLS handshake with a Service
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub handshake_timeout: Duration,
-    /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
-    #[arg(long, value_name = "N", default_value = "10000")]
-    pub connections_per_netns: usize,
-    /// Seconds that open connections may go on after SIGTERM; a second SIGTERM ends them at once
-    #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
-    pub drain_timeout: Duration,
-    /// How log lines look
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
-    /// What is logged, as a list of target=level
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub log: String,
-}
-
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
 
 /// Runs the agent until a signal ends it.
 ///
@@ -130,7 +78,6 @@ pub(crate) fn raise_fd_limit() {
 struct Agent {
     cgroup: PathBuf,
     drain_timeout: Duration,
-    own_cookie: u64,
     redirect: Redirect,
     maps: Maps,
     epoch: Epoch,
@@ -141,6 +88,8 @@ struct Agent {
     system_roots: Option<Arc<CaBundle>>,
     statuses: Vec<PolicyStatus>,
     snapshot: Snapshot,
+    /// Whether the manifests could ever be read without an error.
+    complete: bool,
     published: bool,
     generation: u64,
     publisher: Publisher,
@@ -192,8 +141,7 @@ impl Agent {
         let mut agent = Self {
             cgroup,
             drain_timeout: options.drain_timeout,
-            own_cookie,
-            pods: Pods::new(named, thread, epoch.number()),
+            pods: Pods::new(named, thread, epoch.number(), own_cookie),
             redirect,
             maps,
             epoch,
@@ -203,6 +151,7 @@ impl Agent {
             system_roots: roots.bundle,
             statuses: Vec::new(),
             snapshot: Snapshot::default(),
+            complete: false,
             published: false,
             generation: 0,
             publisher,
@@ -214,9 +163,6 @@ impl Agent {
         agent.attach()?;
         // Pods before targets: a published target must find every pod enrolled.
         agent.reconcile_pods().await;
-        agent
-            .pods
-            .remove_stale(&agent.redirect, &mut agent.maps.pods, own_cookie);
         agent.starting = None;
         agent.apply(&update)?;
         Ok(agent)
@@ -224,7 +170,7 @@ impl Agent {
 
     fn attach(&mut self) -> Result<()> {
         // First of all, before any connect: a policy must never lock us out ourselves.
-        self.maps.pods.set(self.own_cookie, Mode::Bypass)?;
+        self.maps.pods.set(current_cookie()?, Mode::Bypass)?;
         self.redirect.attach(&self.cgroup, &mut self.maps)?;
         let (epoch, cgroup) = (self.epoch.number(), self.cgroup.display());
         tracing::info!(%cgroup, epoch, "programs attached");
@@ -243,53 +189,14 @@ impl Agent {
                 () = self.netns_dir.changed() => self.reconcile_pods().await,
                 _ = tick.tick() => {
                     self.publisher.expire_retired();
-                    match self.epoch.charge(&self.maps)? {
-                        Charge::Ours => self.settle()?,
-                        Charge::Starting => tracing::debug!("another agent is starting"),
-                        Charge::Vacant => self.take_back().await?,
-                        Charge::Superseded => {
-                            tracing::info!("another agent has taken over");
-                            return Ok(());
-                        }
+                    if !self.keep_charge().await? {
+                        return Ok(());
                     }
                 }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
             }
         }
-    }
-
-    /// A newer agent died before it was ready: all is as if it had never been.
-    async fn take_back(&mut self) -> Result<()> {
-        tracing::warn!("another agent died before it was ready: taking over again");
-        self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
-        self.attach()?;
-        self.pods
-            .take_back(&self.redirect, &mut self.maps.pods)
-            .context("the network namespaces can't be taken back")?;
-        self.reconcile_pods().await;
-        self.publisher.read_ids(&self.maps);
-        self.published = false;
-        self.publish();
-        self.settle()
-    }
-
-    /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
-    /// there is no reason to wait for the last netns.
-    fn settle(&mut self) -> Result<()> {
-        let ready = self.readiness.missing().is_empty();
-        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()) {
-            remove_foreign(&std::mem::take(&mut self.foreign));
-            self.pods.listen()?;
-        }
-        if ready {
-            self.epoch.ready(&mut self.maps)?;
-        }
-        Ok(())
-    }
-
-    fn in_charge(&self) -> bool {
-        matches!(self.epoch.charge(&self.maps), Ok(Charge::Ours))
     }
 
     async fn reconcile_pods(&mut self) {
@@ -329,6 +236,14 @@ impl Agent {
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses);
         self.snapshot = compiled.snapshot;
+        self.complete |= update.errors.is_empty();
+        match update.errors.first() {
+            // An agent before us may have read it: what it published stays refused until we can.
+            Some(error) if !self.complete => {
+                self.readiness.set_problem("manifests", error.to_string())
+            }
+            _ => self.readiness.clear("manifests"),
+        }
         if self.in_charge() {
             self.publish();
             self.settle()?;
@@ -340,7 +255,7 @@ impl Agent {
     fn publish(&mut self) {
         const NAME: &str = "targets";
         let (publisher, maps) = (&mut self.publisher, &mut self.maps);
-        match publisher.publish(maps, &self.epoch, &self.snapshot) {
+        match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
                 self.generation += 1;

@@ -1,41 +1,60 @@
 //! What the agent tells of policies: a log line for each condition that changed, and metrics.
 
 use crate::metrics::PolicyCondition;
-use crate::policy::PolicyStatus;
+use crate::policy::{Condition, ObjectName, PolicyStatus, Reason};
 
 pub(crate) fn log_status(status: &PolicyStatus) {
     let policy = &status.policy;
     for problem in &status.problems {
         tracing::error!(%policy, "{problem}");
     }
+    for warning in &status.warnings {
+        tracing::warn!(%policy, "{warning}");
+    }
     for ancestor in &status.ancestors {
-        let conditions = [Some(&ancestor.accepted), ancestor.resolved_refs.as_ref()];
-        for condition in conditions.into_iter().flatten() {
-            let (reason, message) = (condition.reason.as_str(), &condition.message);
-            if condition.status {
-                tracing::info!(%policy, service = ancestor.service, reason, "{message}");
-            } else {
-                tracing::error!(%policy, service = ancestor.service, reason, "{message}");
-            }
+        let service = &ancestor.service;
+        let accepted = &ancestor.accepted;
+        log_condition(policy, service, accepted);
+        // Mostly one cause for both.
+        let resolved = ancestor.resolved_refs.as_ref();
+        if let Some(resolved) = resolved.filter(|other| other.message != accepted.message) {
+            log_condition(policy, service, resolved);
+        }
+        for refused in &ancestor.refused_addresses {
+            tracing::error!(%policy, service, "{refused}");
+        }
+        for warning in &ancestor.warnings {
+            tracing::warn!(%policy, service, "{warning}");
         }
     }
 }
 
-pub(super) fn conditions(status: &PolicyStatus) -> impl Iterator<Item = PolicyCondition> {
+fn log_condition(policy: &ObjectName, service: &str, condition: &Condition) {
+    let (reason, message) = (condition.reason.as_str(), &condition.message);
+    if condition.status {
+        tracing::info!(%policy, service, reason, "{message}");
+    } else {
+        tracing::error!(%policy, service, reason, "{message}");
+    }
+}
+
+pub(super) fn conditions(status: &PolicyStatus) -> Vec<PolicyCondition> {
     let condition = |condition: &'static str, reason: &'static str| PolicyCondition {
         namespace: status.policy.namespace.clone(),
         policy: status.policy.name.clone(),
         condition,
         reason,
     };
-    status.ancestors.iter().flat_map(move |ancestor| {
+    let rows = status.ancestors.iter().flat_map(|ancestor| {
+        let accepted = condition("Accepted", ancestor.accepted.reason.as_str());
         let resolved = ancestor.resolved_refs.as_ref();
-        [Some(condition(
-            "Accepted",
-            ancestor.accepted.reason.as_str(),
-        ))]
-        .into_iter()
-        .chain([resolved.map(|resolved| condition("ResolvedRefs", resolved.reason.as_str()))])
-        .flatten()
-    })
+        let resolved = resolved.map(|resolved| condition("ResolvedRefs", resolved.reason.as_str()));
+        [Some(accepted), resolved].into_iter().flatten()
+    });
+    let mut rows: Vec<_> = rows.collect();
+    // One whose targetRefs can't be read has no ancestor, and is not to go unseen.
+    if rows.is_empty() && !status.problems.is_empty() {
+        rows.push(condition("Accepted", Reason::Invalid.as_str()));
+    }
+    rows
 }

@@ -26,7 +26,7 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Takes a free number below `base`, makes the cgroup, and loads the programs for it.
-    pub(super) fn new(base: &Path) -> Result<(Self, Redirect, Maps, Epoch)> {
+    pub(super) fn new(base: &Path) -> Result<(Epoch, Maps, Redirect, Self)> {
         let directory = base.join(EXEC);
         fs::create_dir_all(&directory).with_context(|| {
             format!(
@@ -50,7 +50,7 @@ impl Instance {
         symlink(&instance.cgroup, instance.pins.join(CGROUP))?;
         fs::create_dir(&instance.cgroup)
             .with_context(|| format!("{} can't be created", instance.cgroup.display()))?;
-        Ok((instance, redirect, maps, epoch))
+        Ok((epoch, maps, redirect, instance))
     }
 }
 

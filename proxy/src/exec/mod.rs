@@ -36,7 +36,7 @@ const NOT_FOUND: u8 = 127;
 /// if it is not found.
 ///
 /// Examples:
-///   nodetls exec --manifests examples -- curl -s http://10.96.0.10:443/get
+///   nodetls exec --manifests /etc/nodetls -- curl -s http://10.96.0.10:443/get
 ///   nsenter --net=/run/netns/client nodetls exec --manifests . -- sh
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]

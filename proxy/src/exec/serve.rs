@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use nodetls_ebpf::Mode;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::time::timeout;
@@ -42,8 +42,18 @@ pub(super) fn run(options: &Options) -> Result<()> {
 
 async fn serve(options: &Options) -> Result<()> {
     let (mut files, update) = Files::load(&options.manifests).await?;
+    // Whoever asks for TLS gets it, or nothing.
+    if let Some(error) = update.errors.first() {
+        bail!("{error}");
+    }
+    ensure!(
+        !update.objects.policies.is_empty(),
+        "--manifests {} has no BackendTLSPolicy (directories in it are not read)",
+        options.manifests.display()
+    );
     let roots = system_roots().bundle;
-    let (instance, mut redirect, mut maps, epoch) = Instance::new(&options.pins)?;
+    // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
+    let (epoch, mut maps, mut redirect, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
     let mut publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
@@ -107,5 +117,5 @@ fn publish(
     for status in &compiled.statuses {
         log_status(status);
     }
-    publisher.publish(maps, epoch, &compiled.snapshot)
+    publisher.publish(maps, epoch, &compiled.snapshot, true)
 }

@@ -108,7 +108,7 @@ reasons! {
         "The client's ClientHello, HTTP/2 preface or request head was not complete in time, or is too long."
         "look for a client that stalls; a request's head may have 64 KiB and take 10 s"
     ClientGone "client_gone"
-        "The client left before its connection was served."
+        "The client, or its whole netns, went away before its connection came to an end."
         "if it happens often, look at the client's timeouts"
     ShutDown "shut_down"
         "The agent ended before the connection did."

@@ -160,3 +160,35 @@ fn names_follow_the_conventions() {
         );
     }
 }
+
+const INTRODUCTION: &str = "\
+# Metrics
+
+At `/metrics` of the admin address, in the Prometheus text format. Labels are bounded: none is a pod's address or a
+certificate's subject. The usual `process_*` metrics are there too.
+
+Made from `proxy/src/metrics/`; `NODETLS_BLESS=1 cargo test --package nodetls metrics_md` writes it anew.
+
+| Metric | Kind | Labels | |
+|---|---|---|---|
+";
+
+#[test]
+fn metrics_md_is_up_to_date() {
+    let row = |d: Description| {
+        let labels: Vec<_> = d.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (labels, help) = (labels.join(", "), d.help);
+        format!("| `{}` | {} | {labels} | {help} |\n", d.name, d.kind)
+    };
+    let rows: String = metrics().describe().into_iter().map(row).collect();
+    let generated = format!("{INTRODUCTION}{rows}");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    if std::env::var_os("NODETLS_BLESS").is_some() {
+        std::fs::write(file, &generated).unwrap();
+    }
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(
+        written == generated,
+        "docs/metrics.md is out of date: run this test with NODETLS_BLESS=1"
+    );
+}

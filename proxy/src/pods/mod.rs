@@ -100,6 +100,8 @@ pub struct Pods {
     named: NamedNetns,
     thread: NetnsThread,
     epoch: u64,
+    /// Our own netns, which nobody's name or pattern may enrol or release.
+    own: u64,
     listening: bool,
     /// By name, with the inode of the netns.
     enrolled: BTreeMap<String, (u64, Enrolled)>,
@@ -108,11 +110,12 @@ pub struct Pods {
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(named: NamedNetns, thread: NetnsThread, epoch: u64) -> Self {
+    pub fn new(named: NamedNetns, thread: NetnsThread, epoch: u64, own: u64) -> Self {
         Self {
             named,
             thread,
             epoch,
+            own,
             listening: false,
             enrolled: BTreeMap::new(),
             bypassed: BTreeMap::new(),
@@ -180,11 +183,11 @@ impl Pods {
     }
 
     /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now, `own` excepted.
-    pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes, own: u64) {
+    pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes) {
         let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
         for cookie in modes.cookies() {
             let bypassed = self.bypassed.values().any(|other| *other == cookie);
-            if cookie != own && !bypassed && !enrolled.contains(&cookie) {
+            if cookie != self.own && !bypassed && !enrolled.contains(&cookie) {
                 modes.remove(cookie);
             }
         }
@@ -210,6 +213,10 @@ impl Pods {
             .any(|(_, other)| other.cookie == cookie)
         {
             // A second name of the same netns.
+            return Ok(());
+        }
+        if cookie == self.own {
+            tracing::debug!(netns = name, "our own netns is not enrolled");
             return Ok(());
         }
         let mut enrolled = Enrolled::new(redirect, name, netns, cookie, listeners, server)?;
@@ -253,9 +260,10 @@ impl Pods {
                 tracing::info!(netns = name, "released");
             }
         }
+        let own = self.own;
         self.bypassed.retain(|inode, cookie| {
             let exists = list.values().any(|named| named.inode == *inode);
-            if !exists {
+            if !exists && *cookie != own {
                 modes.remove(*cookie);
             }
             exists

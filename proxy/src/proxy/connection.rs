@@ -188,8 +188,8 @@ impl Connection {
     }
 
     fn finish(mut self, ended: Result<(), Failure>) {
-        *self.access.sent_bytes.get_mut() = self.sent.bytes;
-        *self.access.received_bytes.get_mut() = self.received.bytes;
+        self.access.sent_bytes = self.sent.bytes;
+        self.access.received_bytes = self.received.bytes;
         match ended {
             Ok(()) => self.access.succeed(),
             Err(failure) => {

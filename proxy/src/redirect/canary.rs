@@ -3,6 +3,7 @@
 //! A child of ours joins a cgroup below the attach point and connects to an address that only our programs refuse.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{self, Command};
@@ -22,14 +23,20 @@ pub(super) fn check(cgroup: &Path, ids: IdRange, maps: &mut Maps) -> Result<()> 
     maps.targets.insert(address_key(address), CANARY_ID, 0)?;
     let before = maps.count(Event::Canary);
     let leaf = cgroup.join(format!("nodetls-canary-{}", process::id()));
-    fs::create_dir(&leaf).with_context(|| format!("can't create {}", leaf.display()))?;
+    match fs::create_dir(&leaf) {
+        // A killed agent left it: in containers pids repeat.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => result.with_context(|| format!("can't create {}", leaf.display()))?,
+    }
     let status = Command::new("/proc/self/exe")
         .arg("canary")
         .arg(&leaf)
         .arg(address.to_string())
         .status();
     // The child has ended, so the cgroup is empty.
-    fs::remove_dir(&leaf).with_context(|| format!("can't remove {}", leaf.display()))?;
+    if let Err(error) = fs::remove_dir(&leaf) {
+        tracing::warn!(cgroup = %leaf.display(), %error, "can't be removed");
+    }
     let status = status.context("the canary can't be started")?;
     ensure!(status.success(), "the canary failed: {status}");
     ensure!(

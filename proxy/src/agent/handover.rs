@@ -1,0 +1,72 @@
+//! Several agents on one node: which one is in charge, and how it passes from one to the next without a gap.
+
+use anyhow::{Context as _, Result};
+
+use super::Agent;
+use crate::redirect::{Charge, Epoch, remove_foreign};
+
+impl Agent {
+    /// Looks who is in charge, and does what follows. False when we are to drain.
+    pub(super) async fn keep_charge(&mut self) -> Result<bool> {
+        match self.epoch.charge(&self.maps)? {
+            Charge::Ours => self.settle()?,
+            Charge::Starting => self.standby(),
+            Charge::Vacant => self.take_back().await?,
+            Charge::Superseded => {
+                tracing::info!("another agent has taken over");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A newer agent has the maps, and is not ready.
+    fn standby(&self) {
+        const TEXT: &str = "a newer agent is starting, and until it is ready nothing changes here";
+        if !self
+            .readiness
+            .missing()
+            .iter()
+            .any(|line| line.contains(TEXT))
+        {
+            tracing::warn!("{TEXT}");
+        }
+        self.readiness.set_problem("agent", TEXT);
+    }
+
+    /// A newer agent died before it was ready: all is as if it had never been.
+    async fn take_back(&mut self) -> Result<()> {
+        tracing::warn!("another agent died before it was ready: taking over again");
+        self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
+        self.readiness.clear("agent");
+        self.attach()?;
+        self.pods
+            .take_back(&self.redirect, &mut self.maps.pods)
+            .context("the network namespaces can't be taken back")?;
+        self.reconcile_pods().await;
+        self.publisher.read_ids(&self.maps);
+        self.published = false;
+        self.publish();
+        self.settle()
+    }
+
+    /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
+    /// there is no reason to wait for the last netns.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let ready = self.readiness.missing().is_empty();
+        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()) {
+            remove_foreign(&std::mem::take(&mut self.foreign));
+            self.pods.listen()?;
+        }
+        if ready {
+            // Not before: an agent before us may serve what we failed to enrol.
+            self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
+            self.epoch.ready(&mut self.maps)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn in_charge(&self) -> bool {
+        matches!(self.epoch.charge(&self.maps), Ok(Charge::Ours))
+    }
+}

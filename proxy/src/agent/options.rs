@@ -1,0 +1,62 @@
+//! The agent's command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::access_log::LogFormat;
+
+/// Redirects, and originates TLS: the data plane of one machine.
+///
+/// Examples:
+///   nodetls agent --manifests /etc/nodetls --netns 'pod-*'
+///   nodetls agent --manifests . --netns client --admin 127.0.0.1:15020 --log-format json
+#[derive(Args, Clone, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Named network namespaces to enrol, as shell patterns; also those that appear later
+    #[arg(long, value_name = "PATTERN", required = true, num_args = 1..)]
+    pub netns: Vec<String>,
+    /// Address of /metrics and /healthz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
+    pub admin: SocketAddr,
+    /// Cgroup (v2) whose processes' connects are looked at [default: root of cgroup2]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Directory on a bpffs that holds what outlives the agent
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
+    pub pins: PathBuf,
+    /// Directory of named network namespaces
+    #[arg(long, value_name = "DIR", default_value = "/run/netns")]
+    pub netns_dir: PathBuf,
+    /// Seconds to wait for a TCP connection to a Service
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub connect_timeout: Duration,
+    /// Seconds to wait for a TLS handshake with a Service
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub handshake_timeout: Duration,
+    /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub connections_per_netns: usize,
+    /// Seconds that open connections may go on after SIGTERM; a second SIGTERM ends them at once
+    #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
+    pub drain_timeout: Duration,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// What is logged, as a list of target=level
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
