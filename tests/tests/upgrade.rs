@@ -30,7 +30,12 @@ fn a_connection_goes_on_across_the_take_over_and_the_old_agent_ends_after_it() {
     let (mut world, _ca) = World::with_echo();
     let exchange = world.exchange();
     let mut first = world.start_next_agent();
-    world.wait("the first drains", |world| world.log().contains("draining"));
+    world.wait("the first drains: it has closed its listener", |world| {
+        let mut ss = world.in_pod("ss");
+        ss.args(["-Hltn", "src", "127.77.0.0/16"]);
+        let listeners = String::from_utf8(ss.output().unwrap().stdout).unwrap();
+        world.log().contains("draining") && listeners.lines().count() == 1
+    });
     let handshakes = |world: &World| world.metric("nodetls_tls_handshakes_total", &[]);
     assert!(world.curl(&[URL]).ends_with("200"));
     assert_eq!(handshakes(&world), 1.0, "new connections are the second's");
