@@ -39,6 +39,11 @@ impl Readiness {
         self.lock().problems.remove(name);
     }
 
+    /// Whether a problem is set, whatever else is pending.
+    pub fn has_problems(&self) -> bool {
+        !self.lock().problems.is_empty()
+    }
+
     /// What is missing, a line each (`pending: NAME`, `failed: NAME: TEXT`). Empty when ready.
     pub fn missing(&self) -> Vec<String> {
         let entries = self.entries().into_iter();

@@ -2,15 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test's way to fail.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nodetls_tests::{Ca, World, binary, config_map};
-
-const URL: &str = "http://10.96.0.10:443/get";
-const ADDRESS: &str = "10.96.0.10:443";
+use nodetls_tests::{ADDRESS, Ca, Running, URL, World, binary, config_map};
 
 #[test]
 fn a_command_is_secured_without_an_agent_and_nothing_stays() {
@@ -91,39 +89,28 @@ fn beside_an_agent_and_another_command_in_the_same_netns() {
         config_map("example-ca", &Ca::new("other").pem),
     )
     .unwrap();
-    let script = format!(
-        "curl -s -o /dev/null -w '%{{http_code}} ' {URL}; read line; curl -s -o /dev/null -w '%{{http_code}}' {URL}"
-    );
-    let start = |mut command: Command| {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let mut good = start(world.exec(&["sh", "-c", &script]));
-    let mut bad = start(world.exec_with(&other, &["sh", "-c", &script]));
-    let connects = world.metric("nodetls_ebpf_connects_total", &["redirected"]);
-    for child in [&mut good, &mut bad] {
-        let mut first = [0; 4];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut first)
-            .unwrap();
+    let get = format!("curl -s -o /dev/null -w '%{{http_code}}\\n' {URL}");
+    let peer = format!("{} {ADDRESS} --leave", binary("dial"));
+    let script = format!("{get}; read line; {get}; {peer}");
+    let good = Running::talking(world.exec(&["sh", "-c", &script]));
+    let bad = Running::talking(world.exec_with(&other, &["sh", "-c", &script]));
+    let mut commands = [(good, "200\n"), (bad, "502\n")];
+    for (command, code) in &mut commands {
+        assert_eq!(command.read_until("\n"), *code);
     }
-    // All three at work.
+    // All three at work: each gets its own peer's name back, from programs of its own.
+    let peer = format!("peer: {ADDRESS}\n");
     assert!(world.curl(&[URL]).ends_with("200"));
-    for (mut child, code) in [(good, "200"), (bad, "502")] {
-        child.stdin.take().unwrap().write_all(b"\n").unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), code);
+    assert_eq!(world.dial(&[ADDRESS, "--leave"]), peer);
+    for (command, code) in &mut commands {
+        command.say("\n");
+        assert_eq!(command.finish(), format!("{code}{peer}"));
     }
+    let none_of_the_commands = "the commands' connects are none of the agent's";
     assert_eq!(
-        world.metric("nodetls_ebpf_connects_total", &["redirected"]),
-        connects + 1.0,
-        "the commands' connects are none of the agent's"
+        world.connects("redirected", "pod"),
+        2.0,
+        "{none_of_the_commands}"
     );
     assert!(world.curl(&[URL]).ends_with("200"));
 }
@@ -132,19 +119,48 @@ fn beside_an_agent_and_another_command_in_the_same_netns() {
 fn a_killed_proxy_means_refused_and_the_next_one_cleans_up() {
     let (world, _ca) = World::without_agent();
     let script = format!("echo ready; read line; {} {ADDRESS}", binary("dial"));
-    let mut command = world.exec(&["sh", "-c", &script]);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut ready = [0; 6];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut ready)
-        .unwrap();
+    let mut command = Running::talking(world.exec(&["sh", "-c", &script]));
+    command.read_until("ready");
+    kill_proxy(&world);
+    let (removed, said) = world.uninstall();
+    assert!(!removed && said.contains("end them first"), "{said}");
+    command.say("\n");
+    let answer = command.finish();
+    assert!(answer.contains("ConnectionRefused"), "{answer}");
+    assert_eq!(instances(&world).len(), 1, "a killed proxy removes nothing");
+    command.wait();
+    assert!(world.exec(&["true"]).status().unwrap().success());
+    nothing_stays(&world);
+}
+
+#[test]
+fn an_agent_and_uninstall_clean_up_too() {
+    let (mut world, _ca) = World::without_agent();
+    leave_stale(&world);
+    world.start_agent();
+    nothing_stays(&world);
+    world.kill_agent();
+    leave_stale(&world);
+    let (removed, said) = world.uninstall();
+    assert!(removed && !world.pins.exists(), "{said}");
+    nothing_stays(&world);
+}
+
+/// A command of which both the proxy and the command itself were killed.
+fn leave_stale(world: &World) {
+    let mut command = Running::talking(world.exec(&["cat"]));
+    command.say("ready\n");
+    command.read_until("ready");
+    kill_proxy(world);
+    command.kill();
+    assert_eq!(
+        instances(world).len(),
+        1,
+        "nobody has been there to remove it"
+    );
+}
+
+fn kill_proxy(world: &World) {
     let proxy = format!("stage proxy.*{} ", world.pins.display());
     let find = |program: &str, signal: &[&str]| {
         let mut command = Command::new(program);
@@ -156,15 +172,6 @@ fn a_killed_proxy_means_refused_and_the_next_one_cleans_up() {
     };
     assert!(find("pkill", &["-KILL"]));
     world.wait("it is gone", |_| !find("pgrep", &[]));
-    let (removed, said) = world.uninstall();
-    assert!(!removed && said.contains("end them first"), "{said}");
-    child.stdin.take().unwrap().write_all(b"\n").unwrap();
-    let output = child.wait_with_output().unwrap();
-    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(answer.contains("ConnectionRefused"), "{answer}");
-    assert_eq!(instances(&world).len(), 1, "a killed proxy removes nothing");
-    assert!(world.exec(&["true"]).status().unwrap().success());
-    nothing_stays(&world);
 }
 
 #[test]
@@ -219,7 +226,7 @@ fn uninstall_leaves_nothing() {
     let (mut world, _ca) = World::with_echo();
     let mut plain = world.in_backend(&binary("banner"));
     plain.args(["0.0.0.0:443", "HTTP/1.0 200 OK\r\n\r\nplain"]);
-    world.serve(plain, "0.0.0.0:443");
+    world.serve(plain, 443);
     let (removed, said) = world.uninstall();
     assert!(!removed && said.contains("an agent is running"), "{said}");
     assert!(
@@ -250,8 +257,8 @@ fn uninstall_leaves_nothing() {
 }
 
 fn instances(world: &World) -> Vec<PathBuf> {
-    let entries = fs::read_dir(world.pins.join("exec")).unwrap().flatten();
-    entries.map(|entry| entry.path()).collect()
+    let entries = fs::read_dir(world.pins.join("exec")).into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 /// The proxy ends soon after the command.

@@ -2,27 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{CLUSTER_IP, Ca, World, binary, config_map, policy, service};
+use nodetls_tests::{ADDRESS, Ca, HOST, Identity, Running, URL, World, binary};
 
-const URL: &str = "http://10.96.0.10:443/get";
-const ADDRESS: &str = "10.96.0.10:443";
 const GET: &str = "GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n";
-
-/// The agent with a policy for what `serve` starts on port 8443.
-fn start(world: &mut World, ca: &Ca, serve: impl FnOnce(&mut World)) {
-    serve(world);
-    world.manifest(
-        "service.yaml",
-        &service("tls-backend", CLUSTER_IP, 443, 8443),
-    );
-    world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
-    world.manifest("policy.yaml", &policy("www.example.com"));
-    world.start_agent();
-}
 
 /// The failures for `reason` come to be `count`.
 fn counted(world: &World, reason: &str, count: f64) {
@@ -36,33 +21,15 @@ fn open_connections(world: &World) -> f64 {
     world.metric("nodetls_open_connections", &[])
 }
 
-/// A client of the pod's that ends with the test.
-struct Client(Child);
-
-impl Client {
-    fn dial(world: &World, arguments: &[&str]) -> Self {
-        let mut dial = world.in_pod(&binary("dial"));
-        dial.arg(ADDRESS).args(arguments).stdout(Stdio::null());
-        Self(dial.spawn().unwrap())
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn open_files(world: &World) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", world.agent_pid()))
+    fs::read_dir(format!("/proc/{}/fd", world.agent().id()))
         .unwrap()
         .count()
 }
 
 /// Clock ticks (10 ms) that the agent has computed for.
 fn cpu_ticks(world: &World) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", world.agent_pid())).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", world.agent().id())).unwrap();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split(' ').collect();
     // proc(5): 14 and 15 of all, utime and stime; the first two are cut off.
     fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
@@ -70,7 +37,7 @@ fn cpu_ticks(world: &World) -> u64 {
 
 /// Peak memory, KiB.
 fn peak_memory(world: &World) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", world.agent_pid())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", world.agent().id())).unwrap();
     let peak = status
         .lines()
         .find(|line| line.starts_with("VmHWM:"))
@@ -79,11 +46,9 @@ fn peak_memory(world: &World) -> u64 {
 }
 
 /// What `server` does ends within the time limits, with this reason; the agent takes no more memory for it.
-fn harmless(server: &str, reason: &str, serve: impl FnOnce(&mut World, &str, &str)) {
+fn harmless(server: &str, reason: &str, serve: impl FnOnce(&mut World, &Identity)) {
     let ca = Ca::new("ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let mut world = World::new();
-    start(&mut world, &ca, |world| serve(world, &certificate, &key));
+    let world = World::serving(&ca, |world| serve(world, &ca.sign(HOST)));
     let memory = peak_memory(&world);
     let started = Instant::now();
     for client in ["--http1.1", "--http2-prior-knowledge"] {
@@ -103,19 +68,16 @@ fn harmless(server: &str, reason: &str, serve: impl FnOnce(&mut World, &str, &st
 }
 
 fn hostile(harm: &str, reason: &str) {
-    harmless(harm, reason, |world, certificate, key| {
-        serve_hostile(world, harm, certificate, key)
+    harmless(harm, reason, |world, identity| {
+        world.agent_flags = vec!["--handshake-timeout", "1"];
+        serve_hostile(world, harm, identity)
     });
 }
 
-fn serve_hostile(world: &mut World, harm: &str, certificate: &str, key: &str) {
-    let mut server = world.in_backend(&binary("hostile"));
-    server
-        .arg(harm)
-        .arg("--cert")
-        .arg(world.file("s.crt", certificate));
-    server.arg("--key").arg(world.file("s.key", key));
-    world.serve(server, "0.0.0.0:8443");
+fn serve_hostile(world: &mut World, harm: &str, identity: &Identity) {
+    let mut server = world.tls_server("hostile", identity, 8443);
+    server.arg(harm);
+    world.serve(server, 8443);
 }
 
 #[test]
@@ -155,40 +117,24 @@ fn key_updates_without_end() {
 
 #[test]
 fn a_chain_of_100_kib() {
-    harmless("chain", "protocol_error", |world, certificate, key| {
-        let mut chain = certificate.to_owned();
+    harmless("chain", "protocol_error", |world, identity| {
+        let mut chain = identity.certificate.clone();
         // Base64 takes four thirds.
         while chain.len() < 100 * 1024 * 4 / 3 {
             chain.push_str(&Ca::new("intermediate").pem);
         }
-        let mut server = world.in_backend("openssl");
-        server.args([
-            "s_server",
-            "-www",
-            "-accept",
-            "8443",
-            "-alpn",
-            "h2,http/1.1",
-            "-cert",
-        ]);
-        server
-            .arg(world.file("s.crt", certificate))
-            .arg("-key")
-            .arg(world.file("s.key", key));
-        server
-            .arg("-cert_chain")
-            .arg(world.file("chain.crt", &chain));
-        world.serve(server, "0.0.0.0:8443");
+        world.file("chain.crt", &chain);
+        let options = "-www -alpn h2,http/1.1 -cert_chain chain.crt";
+        let server = world.s_server(identity, 8443, options);
+        world.serve(server, 8443);
     });
 }
 
 #[test]
 fn records_that_nobody_encrypted_after_the_answer_has_begun() {
     let ca = Ca::new("ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let mut world = World::new();
-    start(&mut world, &ca, |world| {
-        serve_hostile(world, "corrupt-later", &certificate, &key)
+    let world = World::serving(&ca, |world| {
+        serve_hostile(world, "corrupt-later", &ca.sign(HOST))
     });
     let answer = world.dial(&[ADDRESS, "--send", GET]);
     assert!(answer.contains("begun"), "{answer}");
@@ -201,20 +147,19 @@ fn records_that_nobody_encrypted_after_the_answer_has_begun() {
 
 #[test]
 fn a_client_that_leaves_takes_its_handshake_along_but_one_that_is_half_closed_stays() {
-    let ca = Ca::new("ca");
-    let mut world = World::new();
-    world.agent_flags = vec!["--handshake-timeout", "60"];
-    start(&mut world, &ca, |world| {
+    let world = World::serving(&Ca::new("ca"), |world| {
+        world.agent_flags = vec!["--handshake-timeout", "60"];
         let silent = world.in_backend(&binary("silent"));
-        world.serve(silent, "0.0.0.0:8443");
+        world.serve(silent, 8443);
     });
     let files = open_files(&world);
     let send = ["--send", GET, "--patience", "60"];
-    let half_closed = Client::dial(&world, &[&["--half-close"], &send[..]].concat());
-    let clients: Vec<_> = (0..10)
+    let dialling = |arguments: &[&str]| world.dialling(&[&[ADDRESS], arguments].concat());
+    let half_closed = dialling(&[&["--half-close"], &send[..]].concat());
+    let clients: Vec<Running> = (0..10)
         .map(|number| match number % 2 {
-            0 => Client::dial(&world, &send),
-            _ => Client::dial(&world, &["--patience", "60"]),
+            0 => dialling(&send),
+            _ => dialling(&["--patience", "60"]),
         })
         .collect();
     world.wait("all handshakes hang", |world| {
@@ -247,11 +192,9 @@ fn a_client_that_leaves_takes_its_handshake_along_but_one_that_is_half_closed_st
 #[test]
 fn what_a_client_said_before_it_left_reaches_the_server_unless_it_asked_for_an_answer() {
     let ca = Ca::new("ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let mut world = World::new();
-    world.agent_flags = vec!["--handshake-timeout", "60"];
-    start(&mut world, &ca, |world| {
-        serve_hostile(world, "late", &certificate, &key)
+    let world = World::serving(&ca, |world| {
+        world.agent_flags = vec!["--handshake-timeout", "60"];
+        serve_hostile(world, "late", &ca.sign(HOST))
     });
     let said = |world: &World, word: &str| {
         let log = fs::read_to_string(world.dir.path().join("server-0.log")).unwrap();
@@ -285,7 +228,7 @@ fn a_netns_has_a_limit_of_open_connections() {
     world.kill_agent();
     world.agent_flags = vec!["--connections-per-netns", "5"];
     world.start_agent();
-    let held = Client::dial(&world, &["--hold", "5"]);
+    let held = world.dialling(&[ADDRESS, "--hold", "5"]);
     world.wait("five are open", |world| open_connections(world) == 5.0);
     for _ in 0..3 {
         let answer = world.dial(&[ADDRESS, "--send", GET]);
@@ -307,9 +250,10 @@ fn a_netns_has_a_limit_of_open_connections() {
 fn without_file_descriptors_the_agent_waits_and_goes_on() {
     let (mut world, _ca) = World::with_echo();
     world.kill_agent();
-    world.file_limit = Some(100);
+    // It raises the soft limit to the hard one.
+    world.file_limit = Some("50:100");
     world.start_agent();
-    let held = Client::dial(&world, &["--hold", "150"]);
+    let held = world.dialling(&[ADDRESS, "--hold", "150"]);
     world.wait("no descriptor is left", |world| open_files(world) >= 100);
     let before = cpu_ticks(&world);
     thread::sleep(Duration::from_secs(2));

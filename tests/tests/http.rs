@@ -1,26 +1,10 @@
 //! What HTTP clients are told when their connection can't be secured, and what they may not ask for when it is.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use nodetls_tests::{CLUSTER_IP, Ca, World, binary, config_map, policy, service};
+use nodetls_tests::{ADDRESS, Ca, HOST, URL, World, without_ready_endpoint};
 
-const URL: &str = "http://10.96.0.10:443/get";
-const ADDRESS: &str = "10.96.0.10:443";
 const GRPC: [&str; 4] = ["-H", "content-type: application/grpc", "-d", "x"];
 const TEXT: &str = "nodetls: no secure connection to this Service";
-
-/// The agent with a policy for what `serve` starts on port 8443.
-fn world(ca: &Ca, serve: impl FnOnce(&mut World)) -> World {
-    let mut world = World::new();
-    serve(&mut world);
-    world.manifest(
-        "service.yaml",
-        &service("tls-backend", CLUSTER_IP, 443, 8443),
-    );
-    world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
-    world.manifest("policy.yaml", &policy("www.example.com"));
-    world.start_agent();
-    world
-}
 
 fn http2(world: &World, arguments: &[&str]) -> String {
     world.curl(&[&["-i", "--http2-prior-knowledge", URL], arguments].concat())
@@ -47,10 +31,8 @@ fn refused(world: &World, reason: &str, status: u16, text: &str) {
 
 #[test]
 fn an_unverified_server_is_a_502_in_frames() {
-    let other = Ca::new("other");
-    let world = world(&Ca::new("trusted"), |world| {
-        let (certificate, key) = other.sign("www.example.com", 1);
-        world.echo(&certificate, &key, "0.0.0.0:8443");
+    let world = World::serving(&Ca::new("trusted"), |world| {
+        world.echo(&Ca::new("other").sign(HOST), 8443);
     });
     refused(&world, "unknown_ca", 502, TEXT);
     // The body is not waited for.
@@ -71,11 +53,7 @@ fn an_unverified_server_is_a_502_in_frames() {
 #[test]
 fn a_service_without_endpoints_is_a_503_in_frames() {
     let (world, _ca) = World::with_echo();
-    let none = service("tls-backend", CLUSTER_IP, 443, 8443).replace(
-        "- addresses: [10.99.0.2]",
-        "- addresses: [10.99.0.2]\n  conditions: {ready: false}",
-    );
-    world.manifest("service.yaml", &none);
+    world.manifest("service.yaml", &without_ready_endpoint());
     world.wait("503", |world| world.curl(&["-I", URL]).ends_with("503"));
     let answer = http2(&world, &[]);
     assert!(answer.starts_with("HTTP/2 503 "), "{answer}");
@@ -88,18 +66,12 @@ fn a_service_without_endpoints_is_a_503_in_frames() {
 fn a_server_without_http2_is_a_502_in_frames() {
     for alpn in [true, false] {
         let ca = Ca::new("ca");
-        let (certificate, key) = ca.sign("www.example.com", 1);
-        let world = world(&ca, |world| {
-            let (cert, key) = (world.file("s.crt", &certificate), world.file("s.key", &key));
+        let world = World::serving(&ca, |world| {
             if alpn {
-                let server = nginx(world);
-                world.serve(server, "0.0.0.0:8443");
-            } else {
-                let mut server = world.in_backend("openssl");
-                server.args(["s_server", "-www", "-accept", "8443", "-cert"]);
-                server.arg(cert).arg("-key").arg(key);
-                world.serve(server, "0.0.0.0:8443");
+                return world.nginx_tls(&ca.sign(HOST), 8443, "");
             }
+            let server = world.s_server(&ca.sign(HOST), 8443, "-www");
+            world.serve(server, 8443);
         });
         refused(&world, "no_common_alpn", 502, TEXT);
     }
@@ -109,17 +81,11 @@ fn a_server_without_http2_is_a_502_in_frames() {
 #[test]
 fn a_server_that_wants_a_client_certificate_is_a_502_in_frames() {
     let ca = Ca::new("ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let world = world(&ca, |world| {
-        let client_ca = world.file("client-ca.crt", &Ca::new("clients").pem);
-        let mut server = world.in_backend(&binary("tls-echo"));
-        server.arg("--cert").arg(world.file("s.crt", &certificate));
-        server.arg("--key").arg(world.file("s.key", &key));
-        server
-            .arg("--client-ca")
-            .arg(client_ca)
-            .args(["--listen", "0.0.0.0:8443"]);
-        world.serve(server, "0.0.0.0:8443");
+    let world = World::serving(&ca, |world| {
+        world.file("clients.crt", &Ca::new("clients").pem);
+        let mut server = world.tls_server("tls-echo", &ca.sign(HOST), 8443);
+        server.args(["--client-ca", "clients.crt", "--listen", "0.0.0.0:8443"]);
+        world.serve(server, 8443);
     });
     refused(&world, "client_certificate_required", 502, TEXT);
 }
@@ -161,34 +127,16 @@ fn an_upgrade_to_h2c_does_not_reach_the_server() {
 
 #[test]
 fn an_upgrade_to_h2c_does_not_reach_nginx() {
+    let seen = "upgrade=$http_upgrade connection=$http_connection settings=$http_http2_settings";
+    let tell = format!("default_type text/plain; location / {{ return 200 \"{seen}\"; }}");
     let ca = Ca::new("ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let world = world(&ca, |world| {
-        world.file("s.crt", &certificate);
-        world.file("s.key", &key);
-        let server = nginx(world);
-        world.serve(server, "0.0.0.0:8443");
-    });
+    let world = World::serving(&ca, |world| world.nginx_tls(&ca.sign(HOST), 8443, &tell));
     let answer = world.curl(&["--http2", "-i", URL]);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(
         answer.ends_with("upgrade= connection= settings=\n200"),
         "{answer}"
     );
-}
-
-/// Answers with what it saw of the upgrade, on port 8443, with `s.crt` and `s.key`.
-fn nginx(world: &World) -> std::process::Command {
-    let dir = world.dir.path().display().to_string();
-    let config = world.file("nginx.conf", &format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
-         http {{ access_log off; client_body_temp_path {dir}; server {{ listen 8443 ssl;\n\
-         ssl_certificate {dir}/s.crt; ssl_certificate_key {dir}/s.key; default_type text/plain; location / {{\n\
-         return 200 \"upgrade=$http_upgrade connection=$http_connection settings=$http_http2_settings\"; }} }} }}\n"
-    ));
-    let mut nginx = world.in_backend("nginx");
-    nginx.arg("-c").arg(config);
-    nginx
 }
 
 #[test]

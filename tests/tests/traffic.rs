@@ -1,12 +1,16 @@
 //! Plain clients in a pod, TLS on the wire: every protocol, every kind of client.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
 use nodetls_tests::{
-    BACKEND_IP, CLUSTER_IP, Ca, POD_IP, World, config_map, occurrences, policy, service,
+    ADDRESS, BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, URL, World, binary, occurrences, service,
+    service_without_slice,
 };
 
-const URL: &str = "http://10.96.0.10:443/get";
-const ADDRESS: &str = "10.96.0.10:443";
 const GET: &str = "GET /get HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
 
 #[test]
@@ -39,7 +43,8 @@ fn a_plain_client_is_secured_and_a_removed_policy_is_plaintext_again() {
     world.wait("the policy is gone", |world| {
         world.metric("nodetls_targets", &[]) == 0.0
     });
-    world.echo_again_on_the_service_port();
+    // Without a policy nobody picks the endpoint.
+    world.echo(&Ca::new("other").sign(HOST), 443);
     let wire = world.capture(|world| answer = world.curl(&["-H", "X-Mark: marked-plaintext", URL]));
     assert!(
         answer.ends_with("400"),
@@ -48,16 +53,84 @@ fn a_plain_client_is_secured_and_a_removed_policy_is_plaintext_again() {
     assert!(occurrences(&wire, "marked-plaintext") > 0);
 }
 
-/// What the second half of the first test needs: without a policy nobody picks the endpoint.
-trait ServicePort {
-    fn echo_again_on_the_service_port(&mut self);
+#[test]
+fn a_service_without_slices_is_dialled_by_its_own_address() {
+    let (mut world, ca) = World::without_agent();
+    world.echo(&ca.sign(HOST), 443);
+    let alone = service_without_slice("tls-backend", CLUSTER_IP, 443, 8443);
+    world.manifest("service.yaml", &alone);
+    world.start_agent();
+    let answer = world.curl(&[URL]);
+    assert!(
+        answer.contains("\"serverName\": \"www.example.com\"") && answer.ends_with("200"),
+        "{answer}"
+    );
+    // The proxy's own connect, from the pod's netns to the targeted address.
+    assert_eq!(world.connects("bypassed", "own_socket"), 1.0);
+    assert_eq!(world.connects("redirected", "pod"), 1.0);
 }
 
-impl ServicePort for World {
-    fn echo_again_on_the_service_port(&mut self) {
-        let (certificate, key) = Ca::new("other").sign("www.example.com", 1);
-        self.echo(&certificate, &key, "0.0.0.0:443");
+#[test]
+fn what_is_not_covered_passes_and_is_counted() {
+    let (mut world, _ca) = World::with_echo();
+    world.echo(&Ca::new("other").sign(HOST), 443);
+    // The backend's netns has a name that matches no pattern.
+    let mut dial = world.in_netns(&world.backend, &binary("dial"));
+    let output = dial.args([ADDRESS, "--send", GET]).output().unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(answer.contains("400 Bad Request"), "{answer}");
+    assert_eq!(world.connects("bypassed", "netns"), 1.0);
+
+    let wire = world.capture(|world| {
+        let mut udp = world.in_pod("bash");
+        udp.args(["-c", "echo marked > /dev/udp/10.96.0.10/443"]);
+        assert!(udp.status().unwrap().success());
+    });
+    assert_eq!(occurrences(&wire, "marked"), 1);
+    assert_eq!(world.connects("bypassed", "udp"), 1.0);
+    assert_eq!(world.connects("redirected", "pod"), 0.0);
+}
+
+/// Looked up in copies of the agent's own descriptors: no tool shows TCP_NODELAY.
+#[test]
+fn both_legs_have_no_nagle_delay_and_keepalive() {
+    let (world, _ca) = World::with_echo();
+    let _exchange = world.exchange();
+    let agent = i32::try_from(world.agent().id()).unwrap();
+    let agent = rustix::process::Pid::from_raw(agent).unwrap();
+    let pid_fd = rustix::process::pidfd_open(agent, rustix::process::PidfdFlags::empty()).unwrap();
+    let mut legs = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{agent}/fd")).unwrap() {
+        let number = entry
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        let copy: OwnedFd = rustix::process::pidfd_getfd(&pid_fd, number, flags).unwrap();
+        let stream = TcpStream::from(copy);
+        let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+            continue;
+        };
+        let leg = match (local.to_string().as_str(), peer.to_string().as_str()) {
+            ("127.128.0.1:443", _) => "client",
+            (_, "10.99.0.2:8443") => "upstream",
+            _ => continue,
+        };
+        assert!(stream.nodelay().unwrap(), "{leg}");
+        let options = socket2::SockRef::from(&stream);
+        assert!(options.keepalive().unwrap(), "{leg}");
+        let times = (
+            options.tcp_keepalive_time(),
+            options.tcp_keepalive_interval(),
+        );
+        let seconds = |time: std::io::Result<Duration>| time.unwrap().as_secs();
+        assert_eq!((seconds(times.0), seconds(times.1)), (60, 15), "{leg}");
+        legs.insert(leg);
     }
+    assert_eq!(legs, BTreeSet::from(["client", "upstream"]));
 }
 
 #[test]
@@ -84,20 +157,16 @@ fn a_tls_client_passes_through() {
         url,
     ]);
     assert!(answer.ends_with("200"), "{answer}");
-    let mut openssl = world.in_pod("openssl");
-    openssl.args([
-        "s_client",
-        "-connect",
-        ADDRESS,
-        "-servername",
-        "from.client.example",
-        "-brief",
-    ]);
-    let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("CONNECTION ESTABLISHED"),
-        "{output:?}"
-    );
+    // The client's own SNI and ALPN, not the policy's.
+    let url = "https://from.client.example/get";
+    let resolve = format!("from.client.example:443:{CLUSTER_IP}");
+    let answer = world.curl(&["-k", "--resolve", &resolve, url]);
+    for seen in [
+        "\"serverName\": \"from.client.example\"",
+        "\"negotiatedProtocol\": \"h2\"",
+    ] {
+        assert!(answer.contains(seen) && answer.ends_with("200"), "{answer}");
+    }
     let passed = world.metric(
         "nodetls_passthrough_connections_total",
         &["reason=\"already_tls\""],
@@ -148,28 +217,46 @@ fn first_bytes_late_or_one_at_a_time() {
 
 #[test]
 fn a_server_may_speak_first() {
-    let mut world = World::new();
     let ca = Ca::new("test-ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    let (certificate, key) = (world.file("s.crt", &certificate), world.file("s.key", &key));
-    let greeting = world.file("greeting", "220 ready\n");
-    let mut server = world.in_backend("openssl");
-    server
-        .args(["s_server", "-quiet", "-accept", "8443", "-cert"])
-        .arg(certificate)
-        .arg("-key")
-        .arg(key);
-    server.stdin(std::fs::File::open(greeting).unwrap());
-    world.serve(server, "0.0.0.0:8443");
-    world.manifest(
-        "service.yaml",
-        &service("tls-backend", CLUSTER_IP, 443, 8443),
-    );
-    world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
-    world.manifest("policy.yaml", &policy("www.example.com"));
-    world.start_agent();
-    let answer = world.dial(&[ADDRESS, "--first"]);
-    assert!(answer.contains("220 ready"), "{answer}");
+    let world = World::serving(&ca, |_| {});
+    let serve = || {
+        let server = world.s_server(&ca.sign(HOST), 8443, "-quiet");
+        world.serve_talking(server, 8443)
+    };
+
+    // It has something to say before anybody connects: the client waits for our patience, 50 ms, and the handshake.
+    let at_once = fastest(|| {
+        let mut server = serve();
+        server.say("220 ready\n");
+        let answer = world.dial(&[ADDRESS, "--first"]);
+        assert!(answer.contains("220 ready"), "{answer}");
+        let (_, after) = answer.split_once("after: ").unwrap();
+        let milliseconds = after.split(' ').next().unwrap().parse().unwrap();
+        Duration::from_millis(milliseconds)
+    });
+    assert!(at_once < BOUND, "{at_once:?}");
+
+    // It speaks when the connection has long been made.
+    let later = fastest(|| {
+        let mut server = serve();
+        let handshakes = || world.metric("nodetls_tls_handshakes_total", &["ok"]);
+        let before = handshakes();
+        let mut client = world.dialling(&[ADDRESS, "--first"]);
+        world.wait("the handshake", |_| handshakes() > before);
+        let spoken = Instant::now();
+        server.say("220 ready\n");
+        client.read_until("220 ready");
+        spoken.elapsed()
+    });
+    assert!(later < BOUND, "{later:?}");
+}
+
+/// How late what a server says first may reach a client.
+const BOUND: Duration = Duration::from_millis(100);
+
+/// The fastest of five: what a busy machine adds, it does not add each time; a delay of ours it would.
+fn fastest(attempt: impl FnMut() -> Duration) -> Duration {
+    std::iter::repeat_with(attempt).take(5).min().unwrap()
 }
 
 #[test]
@@ -211,29 +298,12 @@ fn the_ipv6_listener_serves_ids_too() {
 
 #[test]
 fn nginx_serves_a_large_body() {
-    let mut world = World::new();
     let ca = Ca::new("test-ca");
-    let (certificate, key) = ca.sign("www.example.com", 1);
-    world.file("n.crt", &certificate);
-    world.file("n.key", &key);
     let body = "0123456789abcdef".repeat(500_000);
-    world.file("body", &body);
-    let dir = world.dir.path().display().to_string();
-    let config = world.file("nginx.conf", &format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
-         http {{ access_log off; client_body_temp_path {dir}; server {{ listen 8443 ssl; root {dir};\n\
-         ssl_certificate {dir}/n.crt; ssl_certificate_key {dir}/n.key; }} }}\n"
-    ));
-    let mut nginx = world.in_backend("nginx");
-    nginx.arg("-c").arg(config);
-    world.serve(nginx, "0.0.0.0:8443");
-    world.manifest(
-        "service.yaml",
-        &service("tls-backend", CLUSTER_IP, 443, 8443),
-    );
-    world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
-    world.manifest("policy.yaml", &policy("www.example.com"));
-    world.start_agent();
+    let world = World::serving(&ca, |world| {
+        world.file("body", &body);
+        world.nginx_tls(&ca.sign(HOST), 8443, "");
+    });
     let answer = world.curl(&["http://10.96.0.10:443/body"]);
     assert!(answer == format!("{body}\n200"), "{} bytes", answer.len());
 }

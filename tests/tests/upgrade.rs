@@ -3,9 +3,7 @@
 
 use std::fs;
 
-use nodetls_tests::{CLUSTER_IP, World, occurrences, policy, service};
-
-const URL: &str = "http://10.96.0.10:443/get";
+use nodetls_tests::{ADDRESS, CLUSTER_IP, HOST, URL, World, occurrences, policy, service};
 
 #[test]
 fn upgrades_under_load_refuse_nothing() {
@@ -28,6 +26,26 @@ fn upgrades_under_load_refuse_nothing() {
 }
 
 #[test]
+fn a_connection_goes_on_across_the_take_over_and_the_old_agent_ends_after_it() {
+    let (mut world, _ca) = World::with_echo();
+    let exchange = world.exchange();
+    let mut first = world.start_next_agent();
+    world.wait("the first drains: it has closed its listener", |world| {
+        let mut ss = world.in_pod("ss");
+        ss.args(["-Hltn", "src", "127.77.0.0/16"]);
+        let listeners = String::from_utf8(ss.output().unwrap().stdout).unwrap();
+        world.log().contains("draining") && listeners.lines().count() == 1
+    });
+    let handshakes = |world: &World| world.metric("nodetls_tls_handshakes_total", &[]);
+    assert!(world.curl(&[URL]).ends_with("200"));
+    assert_eq!(handshakes(&world), 1.0, "new connections are the second's");
+    assert!(!first.has_ended(), "its connection is open");
+    world.end_of_exchange(exchange);
+    assert!(first.wait().success());
+    assert_eq!(handshakes(&world), 1.0, "the exchange was the first's");
+}
+
+#[test]
 fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
     let (mut world, _ca) = World::with_echo();
     // It can't publish more addresses than the map holds, so it never becomes ready.
@@ -40,7 +58,7 @@ fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
     let external = format!("spec:\n  externalIPs: [{}]", addresses.join(","));
     many = many.replacen("spec:", &external, 1);
     fs::write(manifests.join("service.yaml"), many).unwrap();
-    fs::write(manifests.join("policy.yaml"), policy("www.example.com")).unwrap();
+    fs::write(manifests.join("policy.yaml"), policy(HOST)).unwrap();
     let mut second = None;
     let result = world.load(4_000, |world, _| match &second {
         None => second = Some(Some(world.start_beside(&manifests))),
@@ -78,11 +96,7 @@ fn pins_of_another_layout_are_replaced_and_never_misread() {
         // Left by a dead one.
         world.kill_agent();
         change_layout(world);
-        assert!(
-            world
-                .dial(&["10.96.0.10:443"])
-                .contains("ConnectionRefused")
-        );
+        assert!(world.dial(&[ADDRESS]).contains("ConnectionRefused"));
         world.start_agent();
     });
     println!("{result}");

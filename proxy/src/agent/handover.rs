@@ -54,15 +54,16 @@ impl Agent {
     /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
     /// there is no reason to wait for the last netns.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let ready = self.readiness.missing().is_empty();
-        if self.published && !self.pods.listening() && (ready || !self.epoch.has_living_elders()) {
+        let fine = !self.readiness.has_problems();
+        if self.published && !self.pods.listening() && (fine || !self.epoch.has_living_elders()) {
             remove_foreign(&std::mem::take(&mut self.foreign));
             self.pods.listen()?;
         }
-        if ready {
+        // Only now: whoever sees us ready may dial.
+        self.starting = None;
+        if self.readiness.missing().is_empty() && self.epoch.tell_ready(&mut self.maps)? {
             // Not before: an agent before us may serve what we failed to enrol.
             self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
-            self.epoch.ready(&mut self.maps)?;
         }
         Ok(())
     }

@@ -288,7 +288,6 @@ impl Agent {
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
             }
         }
-        self.starting = None;
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.

@@ -112,22 +112,23 @@ proptest! {
         down in prop::collection::vec(any::<u8>(), 0..40_000),
         scripts in prop::array::uniform2(prop::collection::vec(any::<u8>(), 1..20)),
         early in 0_usize..100,
+        early_down in 0_usize..100,
     ) {
         // A script of nothing but "not ready" never ends.
         let scripts = scripts.map(|mut script| { script.push(7); script });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let early = early.min(up.len());
+            let (early, early_down) = (early.min(up.len()), early_down.min(down.len()));
             let (client, client_end) = duplex(1000);
             let (upstream, upstream_end) = duplex(300);
             let mut client_end = Weird::new(client_end, &scripts[0]);
             let mut upstream_end = Weird::new(upstream_end, &scripts[1]);
             let (mut sent, mut received) = (tally(), tally());
-            let first = up[..early].to_vec();
+            let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
-                relay(&mut client_end, &mut upstream_end, first, Vec::new(), &mut sent, &mut received),
+                relay(&mut client_end, &mut upstream_end, first, greeting, &mut sent, &mut received),
                 exchange(client, up[early..].to_vec()),
-                exchange(upstream, down.clone()),
+                exchange(upstream, down[early_down..].to_vec()),
             );
             assert!(matches!(end, End::Clean));
             assert_eq!(got_up, up);

@@ -83,9 +83,13 @@ impl Epoch {
         Ok(hold)
     }
 
-    /// Tells the agents before us that they can go.
-    pub fn ready(&self, maps: &mut Maps) -> Result<()> {
-        maps.set_epoch(EPOCH_READY, self.number)
+    /// Tells the agents before us that they can go. True the first time.
+    pub fn tell_ready(&self, maps: &mut Maps) -> Result<bool> {
+        if maps.epoch(EPOCH_READY)? == self.number {
+            return Ok(false);
+        }
+        maps.set_epoch(EPOCH_READY, self.number)?;
+        Ok(true)
     }
 
     /// Whether an agent before us still lives.

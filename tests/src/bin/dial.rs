@@ -32,6 +32,9 @@ struct Options {
     /// Connects without blocking
     #[arg(long)]
     nonblocking: bool,
+    /// Sends what comes on standard input as well
+    #[arg(long)]
+    talk: bool,
     /// Closes its half after sending
     #[arg(long)]
     half_close: bool,
@@ -109,6 +112,10 @@ fn talk(options: &Options) -> std::io::Result<()> {
     }
     if options.leave {
         return Ok(());
+    }
+    if options.talk {
+        let mut writer = stream.try_clone()?;
+        thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut writer));
     }
     stream.set_read_timeout(Some(Duration::from_secs(options.patience)))?;
     let mut buffer = [0; 4096];

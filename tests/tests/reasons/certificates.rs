@@ -4,16 +4,19 @@ use std::fs;
 use std::process::Command;
 
 use nodetls::failure::Reason;
-use nodetls_tests::{Ca, World};
+use nodetls_tests::{Ca, HOST, Identity, World};
 
-use crate::rig::{HOST, Rig};
+use crate::rig::Rig;
 
 #[test]
 fn certificates_that_do_not_do() {
     let mut rig = Rig::new();
-    let unknown = rig.openssl(&Ca::new("other-ca").sign(HOST, 1), "");
-    let misnamed = rig.openssl(&rig.ca.sign("www.example.org", 1), "");
-    let expired = rig.openssl(&rig.ca.sign(HOST, -1), "");
+    let unknown = rig.openssl(&Ca::new("other-ca").sign(HOST), "");
+    let misnamed = rig.openssl(&rig.ca.sign("www.example.org"), "");
+    let expired = rig.ca.issue(HOST, |params| {
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1)
+    });
+    let expired = rig.openssl(&expired, "");
     let early = rig.ca.issue(HOST, |params| {
         params.not_before = rcgen::date_time_ymd(2090, 1, 2)
     });
@@ -45,10 +48,10 @@ fn certificates_that_do_not_do() {
         "",
     );
     let recipe_ca = read(world, "ca.crt");
-    let recipe = (
-        read(world, "www.example.com.crt"),
-        read(world, "www.example.com.key"),
-    );
+    let recipe = Identity {
+        certificate: read(world, "www.example.com.crt"),
+        key: read(world, "www.example.com.key"),
+    };
     let recipe = rig.openssl(&recipe, "");
     rig.start(&recipe_ca);
 

@@ -8,13 +8,13 @@ use nodetls::failure::Reason;
 use nodetls_tests::{BACKEND_IP, CLUSTER_IP, World, binary, policy};
 
 use crate::rig::{Rig, url};
-use crate::running::Running;
 
 #[test]
 fn servers_out_of_reach() {
     let mut rig = Rig::new();
+    rig.world.agent_flags = vec!["--connect-timeout", "1", "--handshake-timeout", "1"];
     let silent = rig.world.in_backend(&binary("silent"));
-    rig.world.serve(silent, ":8443");
+    rig.world.serve(silent, 8443);
     rig.ports.push((8443, BACKEND_IP.to_owned()));
     let closed = rig.port();
     let [unreachable, prohibited, absent] = ["10.98.0.1", "10.98.0.2", "10.99.0.77"];
@@ -116,9 +116,9 @@ fn servers_out_of_reach() {
 fn a_truncated_answer_is_not_a_clean_end() {
     let mut rig = Rig::new();
     let port = rig.port();
-    let mut server = Running::server(&rig, port);
+    let mut server = rig.talking_server(port);
     rig.start("");
-    let mut client = Running::client(&rig, port, "");
+    let mut client = rig.client(port, "");
     server.say("half of it\n");
     client.read_until("half of it");
     server.kill();
@@ -134,7 +134,7 @@ fn a_truncated_answer_is_not_a_clean_end() {
 fn connections_that_break() {
     let mut rig = Rig::new();
     let [broken, left, cut] = [(); 3].map(|()| rig.port());
-    let servers = [broken, left, cut].map(|port| Running::server(&rig, port));
+    let servers = [broken, left, cut].map(|port| rig.talking_server(port));
     let unserved = rig.port();
     rig.start("");
     let [mut broken_server, mut left_server, mut cut_server] = servers;
@@ -174,7 +174,7 @@ fn connections_that_break() {
     );
 
     // The same from the other side.
-    let mut client = Running::client(&rig, left, "half a requ");
+    let mut client = rig.client(left, "half a requ");
     let port = format!("port=\"{left}\"");
     rig.world.wait("the client is connected", |world| {
         world.metric("nodetls_sent_bytes_total", &[&port]) > 0.0
@@ -191,7 +191,7 @@ fn connections_that_break() {
         &["the client's connection failed: Connection reset by peer"],
     );
 
-    let mut client = Running::client(&rig, cut, "");
+    let mut client = rig.client(cut, "");
     cut_server.say("half of it\n");
     client.read_until("half of it");
     // The first lets connections end, a second does not.

@@ -5,5 +5,4 @@
 mod certificates;
 mod connections;
 mod rig;
-mod running;
 mod servers;

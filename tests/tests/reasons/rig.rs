@@ -1,12 +1,12 @@
 //! One Service with many ports, a server behind each.
 
 use std::fs;
-use std::process::Command;
 
 use nodetls::failure::Reason;
-use nodetls_tests::{BACKEND_IP, CLUSTER_IP, Ca, World, binary, config_map, policy};
+use nodetls_tests::{
+    BACKEND_IP, CLUSTER_IP, Ca, HOST, Identity, Running, World, binary, config_map, policy,
+};
 
-pub(crate) const HOST: &str = "www.example.com";
 /// All that a client is told, whatever the reason.
 pub(crate) const ANSWER: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 46\r\n\
                       Connection: close\r\n\r\nnodetls: no secure connection to this Service\n\n502";
@@ -42,15 +42,24 @@ impl Rig {
     }
 
     /// `openssl s_server` with these options, in the directory with the test's files.
-    pub(crate) fn openssl(&mut self, certificate: &(String, String), options: &str) -> u16 {
+    pub(crate) fn openssl(&mut self, identity: &Identity, options: &str) -> u16 {
         let port = self.port();
-        let (crt, key) = (format!("{port}.crt"), format!("{port}.key"));
-        self.world.file(&crt, &certificate.0);
-        self.world.file(&key, &certificate.1);
-        let mut server = s_server(&self.world, port, options);
-        server.args(["-cert", &crt, "-key", &key, "-www"]);
-        self.world.serve(server, &format!(":{port}"));
+        let options = format!("-www {options}");
+        let server = self.world.s_server(identity, port, &options);
+        self.world.serve(server, port);
         port
+    }
+
+    /// `openssl s_server`, which sends its standard input.
+    pub(crate) fn talking_server(&self, port: u16) -> Running {
+        let server = self.world.s_server(&self.ca.sign(HOST), port, "-quiet");
+        self.world.serve_talking(server, port)
+    }
+
+    /// The test client, which sends this and prints what comes.
+    pub(crate) fn client(&self, port: u16, send: &str) -> Running {
+        let address = format!("{CLUSTER_IP}:{port}");
+        self.world.dialling(&[&address, "--send", send])
     }
 
     /// A server that answers this text to whatever comes.
@@ -58,7 +67,7 @@ impl Rig {
         let port = self.port();
         let mut server = self.world.in_backend(&binary("banner"));
         server.arg(format!("0.0.0.0:{port}")).arg(text);
-        self.world.serve(server, &format!(":{port}"));
+        self.world.serve(server, port);
         port
     }
 
@@ -148,14 +157,4 @@ pub(crate) fn documented(reason: Reason) -> String {
 /// What a client asks for.
 pub(crate) fn url(port: u16) -> String {
     format!("http://{CLUSTER_IP}:{port}/get")
-}
-
-/// A TLS server that runs in the directory with the test's files.
-pub(crate) fn s_server(world: &World, port: u16, options: &str) -> Command {
-    let mut server = world.in_backend("openssl");
-    server.args(["s_server", "-accept", &port.to_string()]);
-    server
-        .args(options.split_whitespace())
-        .current_dir(world.dir.path());
-    server
 }

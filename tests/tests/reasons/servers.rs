@@ -1,23 +1,15 @@
 //! Servers that speak no TLS, or refuse the handshake.
 
 use nodetls::failure::Reason;
-use nodetls_tests::CLUSTER_IP;
+use nodetls_tests::{CLUSTER_IP, HOST};
 
-use crate::rig::{ANSWER, HOST, Rig, url};
+use crate::rig::{ANSWER, Rig, url};
 
 #[test]
 fn servers_without_tls() {
     let mut rig = Rig::new();
     let nginx = rig.port();
-    let dir = rig.world.dir.path().display().to_string();
-    let config = format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx.err; user root; events {{}}\n\
-         http {{ access_log off; server {{ listen {nginx}; root {dir}; }} }}\n"
-    );
-    let config = rig.world.file("nginx.conf", &config);
-    let mut server = rig.world.in_backend("nginx");
-    server.arg("-c").arg(config);
-    rig.world.serve(server, &format!(":{nginx}"));
+    rig.world.nginx(nginx);
     let ssh = rig.banner("SSH-2.0-OpenSSH_9.2p1\r\n");
     let smtp = rig.banner("220 mail.example ESMTP\r\n");
     let garbage = rig.banner("\u{16}\u{3}\u{3}\u{ff}\u{ff}");
@@ -61,10 +53,10 @@ fn servers_without_tls() {
 #[test]
 fn servers_that_refuse_the_handshake() {
     let mut rig = Rig::new();
-    let good = rig.ca.sign(HOST, 1);
+    let good = rig.ca.sign(HOST);
     rig.world.file("ca.pem", &rig.ca.pem);
-    rig.world.file("sni.crt", &good.0);
-    rig.world.file("sni.key", &good.1);
+    rig.world.file("sni.crt", &good.certificate);
+    rig.world.file("sni.key", &good.key);
     let old = rig.openssl(&good, "-tls1_1 -cipher ALL:@SECLEVEL=0");
     let cbc = rig.openssl(&good, "-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA");
     let group = rig.openssl(&good, "-tls1_3 -curves X448");

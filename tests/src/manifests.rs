@@ -1,0 +1,45 @@
+//! The manifests that most tests need.
+
+use crate::{BACKEND_IP, CLUSTER_IP};
+
+/// A Service with the port `https`, and its EndpointSlice.
+pub fn service(name: &str, cluster_ip: &str, port: u16, target_port: u16) -> String {
+    format!(
+        "{}---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  \
+         labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\n\
+         endpoints:\n- addresses: [{BACKEND_IP}]\nports:\n- {{name: https, port: {target_port}}}\n",
+        service_without_slice(name, cluster_ip, port, target_port)
+    )
+}
+
+/// The Service alone.
+pub fn service_without_slice(name: &str, cluster_ip: &str, port: u16, target_port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: {cluster_ip}\n  \
+         ports:\n  - {{name: https, port: {port}, targetPort: {target_port}}}\n"
+    )
+}
+
+/// The Service `tls-backend` with an endpoint that is not ready.
+pub fn without_ready_endpoint() -> String {
+    let ready = format!("- addresses: [{BACKEND_IP}]");
+    let unready = format!("{ready}\n  conditions: {{ready: false}}");
+    service("tls-backend", CLUSTER_IP, 443, 8443).replace(&ready, &unready)
+}
+
+/// A ConfigMap with a CA.
+pub fn config_map(name: &str, pem: &str) -> String {
+    let pem: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n{pem}"
+    )
+}
+
+/// The policy for the Service `tls-backend`.
+pub fn policy(hostname: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: tls}}\nspec:\n  \
+         targetRefs:\n  - {{group: '', kind: Service, name: tls-backend, sectionName: '443'}}\n  validation:\n    \
+         hostname: {hostname}\n    caCertificateRefs:\n    - {{group: '', kind: ConfigMap, name: example-ca}}\n"
+    )
+}

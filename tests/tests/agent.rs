@@ -1,0 +1,216 @@
+//! The agent's life: what it needs to start and to be ready, which netns it enrols, how it ends.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nodetls_tests::{ADDRESS, HOST, Running, URL, World, binary, occurrences, policy};
+
+#[test]
+fn a_killed_agent_means_refused_and_a_restart_picks_up() {
+    let (mut world, _ca) = World::with_echo();
+    assert!(world.curl(&[URL]).ends_with("200"));
+    world.kill_agent();
+    let wire = world.capture(|world| {
+        // Also with another process of the pod listening on the port.
+        let mut other = world.in_pod(&binary("banner"));
+        other.args(["0.0.0.0:443", "plain"]);
+        let _other = Running::new(other);
+        thread::sleep(Duration::from_millis(200));
+        for _ in 0..20 {
+            assert!(
+                world
+                    .dial(&[ADDRESS, "--send", "marked"])
+                    .contains("error: ConnectionRefused")
+            );
+        }
+    });
+    assert_eq!(occurrences(&wire, "marked"), 0);
+    world.start_agent();
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn what_was_a_target_is_not_plaintext_after_a_restart_with_an_unreadable_manifest() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.manifest("policy.yaml", "kind: [");
+    let manifests = world.dir.path().join("manifests");
+    let _agent = world.start_beside(&manifests);
+    world.wait("it publishes what it can", |world| {
+        world.log().matches("published targets=").count() == 2
+    });
+    let answer = world.dial(&[ADDRESS, "--send", "GET / HTTP/1.1\\r\\n\\r\\n"]);
+    // The reset may come before the client has asked for its peer's name.
+    let reset = ["error: ConnectionReset", "error: NotConnected"];
+    assert!(reset.iter().any(|kind| answer.contains(kind)), "{answer}");
+    world.manifest("policy.yaml", &policy(HOST));
+    world.wait("served again", |world| world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn a_cgroup_that_is_none_is_a_named_error() {
+    let (world, _ca) = World::without_agent();
+    let mut agent = Command::new(binary("nodetls"));
+    agent.args([
+        "agent",
+        "--netns",
+        &world.pod,
+        "--admin",
+        "127.0.0.1:0",
+        "--manifests",
+    ]);
+    agent.arg(world.dir.path().join("manifests"));
+    agent.arg("--cgroup").arg(world.dir.path());
+    agent.arg("--pins").arg(&world.pins);
+    let output = agent.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let named = format!(
+        "connect4 can't be attached to {}",
+        world.dir.path().display()
+    );
+    assert!(said.contains(&named), "{said}");
+}
+
+#[test]
+fn a_netns_that_appears_later_is_enrolled_and_released_when_it_goes() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    let pattern = format!("{}*", world.pod);
+    world.start_agent_for(&pattern);
+    let late = format!("{}-late", world.pod);
+    ip(&["netns", "add", &late]);
+    world.wait("the new netns is enrolled", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 2.0
+    });
+    ip(&["netns", "del", &late]);
+    world.wait("it is released", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 1.0
+    });
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn our_own_netns_is_never_enrolled_nor_forgotten() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    world.start_agent_for(&format!("{}*", world.pod));
+    let name = format!("{}-own", world.pod);
+    let bypassed = |world: &World| {
+        let mut dial = world.in_cgroup(&binary("dial"));
+        dial.args([ADDRESS, "--nonblocking"]).output().unwrap();
+        world.connects("bypassed", "netns")
+    };
+    ip(&["netns", "attach", &name, &std::process::id().to_string()]);
+    // A later netns shows that the agent has seen the name.
+    let late = format!("{}-late", world.pod);
+    ip(&["netns", "add", &late]);
+    world.wait("seen", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 2.0
+    });
+    let first = bypassed(&world);
+    ip(&["netns", "del", &name]);
+    ip(&["netns", "del", &late]);
+    world.wait("gone", |world| {
+        world.metric("nodetls_pods_enrolled", &[]) == 1.0
+    });
+    assert_eq!(first, 1.0);
+    assert_eq!(bypassed(&world), 2.0);
+}
+
+/// One that has no local port left for our listeners.
+#[test]
+fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
+    let (mut world, _ca) = World::without_agent();
+    let local_ports = |world: &World, range: &str| {
+        let mut write = world.in_pod("sh");
+        write.args([
+            "-c",
+            "echo $0 > /proc/sys/net/ipv4/ip_local_port_range",
+            range,
+        ]);
+        assert!(write.status().unwrap().success());
+    };
+    local_ports(&world, "40000 40000");
+    let _taken = ["0.0.0.0:1", "0.0.0.0:40000"].map(|listen| {
+        let mut server = world.in_pod(&binary("banner"));
+        server.args([listen, ""]);
+        Running::new(server)
+    });
+    world.wait("the ports are taken", |world| {
+        let mut ss = world.in_pod("ss");
+        let output = ss.args(["-Hltn"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().count() == 2
+    });
+    world.launch_agent_for(&world.pod.clone());
+    let missing = format!("not enrolled: {}", world.pod);
+    world.wait("the agent says what is missing", |world| {
+        world.get("/healthz/ready").contains(&missing)
+    });
+    assert!(!world.is_ready());
+    world.wait("the targets are published", |world| {
+        world.metric("nodetls_targets", &[]) == 1.0
+    });
+    assert!(
+        world
+            .log()
+            .contains("its listeners can't be opened: Address already in use")
+    );
+    let answer = world.dial(&[ADDRESS]);
+    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
+    assert_eq!(world.connects("denied", "unknown_netns"), 1.0);
+
+    local_ports(&world, "32768 60999");
+    // Any change of the directory of netns makes the agent look again.
+    let change = format!("/run/netns/.{}", world.pod);
+    fs::write(&change, "").unwrap();
+    fs::remove_file(&change).unwrap();
+    world.wait("the agent is ready", World::is_ready);
+    assert!(world.curl(&[URL]).ends_with("200"));
+}
+
+#[test]
+fn sigterm_lets_open_connections_end() {
+    let (mut world, _ca) = World::with_echo();
+    let exchange = world.exchange();
+    world.terminate_agent();
+    world.wait("new connections are refused", |world| {
+        world.dial(&[ADDRESS]).contains("ConnectionRefused")
+    });
+    world.end_of_exchange(exchange);
+    assert!(world.wait_agent());
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let (mut world, _ca) = World::with_echo();
+    let mut open = world.dialling(&[ADDRESS, "--send", "GET / HTTP/1.1"]);
+    world.wait("a connection is open", |world| {
+        world.metric("nodetls_open_connections", &[]) == 1.0
+    });
+    world.terminate_agent();
+    world.wait("it drains", |world| world.log().contains("draining"));
+    thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
+    world.terminate_agent();
+    assert!(world.wait_agent());
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    let answer = open.finish();
+    assert!(
+        answer.contains("ConnectionReset"),
+        "cut off is not a clean end: {answer}"
+    );
+    assert!(world.log().contains("shut_down"));
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().unwrap();
+    assert!(status.success(), "ip {arguments:?}");
+}
