@@ -1,9 +1,11 @@
 //! nodetls' development tasks, run as `cargo xtask TASK`.
 
 mod bench;
+mod cluster;
 mod demo;
 mod ebpf;
 mod interrupt;
+mod oci;
 mod setup;
 mod sh;
 mod test;
@@ -19,6 +21,8 @@ Examples:
   cargo xtask demo --exec   one command with its TLS ensured, without an agent
   cargo xtask test          everything CI checks (needs root)
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
+  cargo xtask cluster up    a real Kubernetes of two nodes on this machine (needs root)
+  cargo xtask e2e           the end-to-end tests, on that cluster
   cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
 
 /// nodetls' development tasks.
@@ -51,6 +55,22 @@ enum Task {
     /// Run all checks and tests, the privileged ones too
     Test,
     Bench(bench::Options),
+    /// A real Kubernetes of two nodes on this machine, for the end-to-end tests
+    Cluster {
+        #[command(subcommand)]
+        verb: cluster::Verb,
+    },
+    /// kubectl of that cluster
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the end-to-end tests on that cluster; ARGUMENTS are the test program's
+    E2e {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +82,9 @@ fn main() -> ExitCode {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Cluster { verb } => cluster::run(&verb),
+        Task::Kubectl { arguments } => cluster::kubectl(&arguments),
+        Task::E2e { arguments } => cluster::e2e(&arguments),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

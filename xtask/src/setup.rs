@@ -16,6 +16,7 @@ pub(crate) enum For {
     Demo,
     Test,
     Bench,
+    Cluster,
 }
 
 /// Programs and the Debian packages that have them.
@@ -26,6 +27,12 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("curl", "curl"),
 ];
 const TEST_TOOLS: [(&str, &str); 1] = [("nginx", "nginx-light")];
+const CLUSTER_TOOLS: [(&str, &str); 4] = [
+    ("nginx", "nginx-light"),
+    ("runc", "runc"),
+    ("nft", "nftables"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
 const BENCH_TOOLS: [(&str, &str); 5] = [
     ("nginx", "nginx-light"),
     (NGINX_STREAM, "libnginx-mod-stream"),
@@ -49,6 +56,8 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 /// The workspace's `rust-version`, which Debian's compiler must reach too: (major, minor).
 const RUST_VERSION: (u32, u32) = (1, 95);
+/// From here on Go itself fetches the version that a go.mod asks for.
+const GO_VERSION: (u32, u32) = (1, 21);
 
 /// What this machine lacks.
 struct Missing {
@@ -56,6 +65,7 @@ struct Missing {
     /// The BPF compiler or bpf-linker.
     toolchain: bool,
     cargo_deny: bool,
+    go: bool,
     bpffs: bool,
 }
 
@@ -66,6 +76,7 @@ impl Missing {
             For::Demo => &[],
             For::Test => &TEST_TOOLS,
             For::Bench => &BENCH_TOOLS,
+            For::Cluster => &CLUSTER_TOOLS,
         };
         let mut packages: Vec<_> = DEMO_TOOLS
             .iter()
@@ -80,12 +91,13 @@ impl Missing {
             packages,
             toolchain: !has("bpf-linker", BPF_LINKER) || Toolchain::installed().is_none(),
             cargo_deny: test && !has("cargo-deny", CARGO_DENY),
+            go: task == For::Cluster && sh::find("go").is_none(),
             bpffs: !bpffs_mounted(),
         }
     }
 
     fn nothing(&self) -> bool {
-        self.packages.is_empty() && !self.toolchain && !self.cargo_deny && !self.bpffs
+        self.packages.is_empty() && !self.toolchain && !self.cargo_deny && !self.go && !self.bpffs
     }
 
     /// The commands that install it.
@@ -95,6 +107,9 @@ impl Missing {
         let mut packages = self.packages.join(" ");
         if debian_toolchain {
             packages = format!("{packages} {DEBIAN_TOOLCHAIN}");
+        }
+        if self.go {
+            packages += " golang-go";
         }
         if !packages.is_empty() {
             let install = "install --yes --no-install-recommends --no-remove";
@@ -144,9 +159,14 @@ pub(crate) fn run(task: For) -> Result<()> {
     }
     let apt = sh::find("apt-get").is_some();
     let here = apt && is_root();
-    if here && (missing.toolchain || !missing.packages.is_empty()) {
+    if here && (missing.toolchain || missing.go || !missing.packages.is_empty()) {
         // On a new machine apt knows no package before this.
         sh::show_and_run(&mut sh::command("apt-get", "update"))?;
+    }
+    if here && missing.go && !new_enough("golang-go", GO_VERSION) {
+        bail!(
+            "no Go, and apt's is too old: install the one that tests/cluster/go.mod names, and put it into PATH"
+        );
     }
     let mut plan = missing.plan(apt);
     if !here {
@@ -200,11 +220,19 @@ fn debian_has_toolchain() -> bool {
         );
         sh::output(&mut query).is_ok_and(|status| status == "installed")
     });
-    let new_enough = candidate("libstd-rust-web-dev-bpf").is_some_and(|version| {
-        let mut numbers = version.split('.').map_while(|number| number.parse().ok());
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= RUST_VERSION
-    });
-    !conflict && new_enough && candidate("llvm-22-dev").is_some()
+    !conflict
+        && new_enough("libstd-rust-web-dev-bpf", RUST_VERSION)
+        && candidate("llvm-22-dev").is_some()
+}
+
+/// Whether apt would install at least this version, (major, minor).
+fn new_enough(package: &str, least: (u32, u32)) -> bool {
+    candidate(package).is_some_and(|version| {
+        let version = version.split_once(':').map_or(&*version, |(_, rest)| rest); // an epoch
+        let numbers = version.split(|c: char| !c.is_ascii_digit());
+        let mut numbers = numbers.map_while(|number| number.parse().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= least
+    })
 }
 
 /// The version that apt would install.

@@ -286,6 +286,6 @@ fn get(address: SocketAddr, path: &str) -> Result<Reply> {
 }
 
 /// A program of this workspace: cargo puts it beside this one.
-pub(super) fn built(program: &str) -> Result<PathBuf> {
+pub(crate) fn built(program: &str) -> Result<PathBuf> {
     Ok(env::current_exe()?.with_file_name(program))
 }

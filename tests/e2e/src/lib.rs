@@ -1,0 +1,100 @@
+//! What the end-to-end tests share: kubectl of the running cluster, and a namespace for each test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A broken cluster is a failed test.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Written by `cargo xtask cluster up`.
+const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
+
+/// A namespace, removed with all in it when this is dropped.
+pub struct Namespace(pub String);
+
+impl Namespace {
+    /// A new one; one of the same name, which a killed run may have left, is removed first.
+    pub fn new(name: &str) -> Self {
+        kubectl(&["delete", "namespace", name, "--ignore-not-found"]);
+        kubectl(&["create", "namespace", name]);
+        let namespace = Self(name.to_owned());
+        // Pods are refused before.
+        namespace.wait("serviceaccount/default", "create");
+        namespace
+    }
+
+    /// What `kubectl ARGUMENTS` prints, in the namespace.
+    ///
+    /// # Panics
+    /// kubectl fails.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&[&["--namespace", &self.0], arguments].concat())
+    }
+
+    /// Applies manifests.
+    pub fn apply(&self, manifests: &str) {
+        let output = self.try_apply(manifests);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    /// Applies manifests; what kubectl said, whether it worked or not.
+    pub fn try_apply(&self, manifests: &str) -> Output {
+        let mut command = Command::new(KUBECTL);
+        command.args(["--namespace", &self.0, "apply", "--filename", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(manifests.as_bytes()).unwrap();
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Waits until `condition` holds for `object`, as `kubectl wait --for` knows conditions.
+    pub fn wait(&self, object: &str, condition: &str) {
+        let condition = format!("--for={condition}");
+        self.kubectl(&["wait", &condition, object, "--timeout=60s"]);
+    }
+
+    /// What `command` prints in a pod's container, whether it works or not.
+    pub fn exec(&self, pod: &str, command: &[&str]) -> String {
+        let exec = ["--namespace", &self.0, "exec", pod, "--"];
+        let output = Command::new(KUBECTL).args(exec).args(command).output();
+        text(&output.unwrap())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let delete = ["delete", "namespace", &self.0, "--wait=false"];
+        let _ = Command::new(KUBECTL).args(delete).output();
+    }
+}
+
+/// What `kubectl ARGUMENTS` prints.
+///
+/// # Panics
+/// kubectl fails.
+pub fn kubectl(arguments: &[&str]) -> String {
+    let output = Command::new(KUBECTL).args(arguments).output();
+    let output = output.expect("no cluster: `cargo xtask cluster up`");
+    assert!(
+        output.status.success(),
+        "kubectl {arguments:?}: {}",
+        text(&output)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Polls until `condition` holds; the test fails after 30 s.
+pub fn wait(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What a program printed, to both its outputs.
+pub fn text(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}

@@ -1,0 +1,126 @@
+//! A real Kubernetes of two nodes on this machine, from packages alone; tests/cluster/README.md tells how it is made.
+
+mod cgroups;
+mod config;
+mod daemons;
+mod down;
+mod images;
+mod node;
+mod programs;
+mod up;
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+use self::node::NODES;
+use crate::{interrupt, setup, sh};
+
+/// All that the running cluster keeps; the same for every checkout, as a machine has room for one cluster.
+const STATE: &str = "/var/lib/nodetls-cluster";
+const LOGS: &str = "/var/lib/nodetls-cluster/logs";
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Start it and wait until it is ready; builds what it needs (the first time: 10 minutes)
+    Up,
+    /// End it and remove all that it made, except what was built
+    Down,
+    /// Nodes, pods, and where the logs are
+    Status,
+}
+
+/// Carries out `cargo xtask cluster VERB`.
+pub(crate) fn run(verb: &Verb) -> Result<()> {
+    if !setup::is_root() {
+        bail!("the cluster needs root: it makes namespaces, mounts and cgroups");
+    }
+    match verb {
+        Verb::Up => {
+            setup::run(setup::For::Cluster)?;
+            let _lock = lock()?;
+            up::run()
+        }
+        Verb::Down => {
+            let _lock = lock()?;
+            down::run()
+        }
+        Verb::Status => status(),
+    }
+}
+
+/// Becomes kubectl, with these arguments.
+pub(crate) fn kubectl(arguments: &[String]) -> Result<()> {
+    let error = Command::new(kubectl_script()?).args(arguments).exec();
+    Err(error).context("kubectl")
+}
+
+/// Runs the end-to-end tests against the cluster, which must be up.
+pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
+    if !ready()? {
+        bail!("the cluster is not up: `cargo xtask cluster up`");
+    }
+    let mut test = sh::cargo("test --locked --package nodetls-e2e --");
+    sh::run(test.args(arguments))
+}
+
+fn status() -> Result<()> {
+    let kubectl = kubectl_script()?;
+    for what in ["nodes", "pods --all-namespaces"] {
+        let get = format!("get {what} --output wide");
+        sh::run(&mut sh::command(&kubectl, &get))?;
+        println!();
+    }
+    println!("logs of the nodes' programs: {LOGS}");
+    for node in &NODES {
+        let enter = node.directory().join("enter");
+        println!("a command on {}: {} COMMAND…", node.name, enter.display());
+    }
+    Ok(())
+}
+
+/// kubectl, ready to use; `up` writes it when the API server answers.
+fn kubectl_script() -> Result<PathBuf> {
+    let script = Path::new(STATE).join("kubectl");
+    if !script.exists() || !cgroups::populated()? {
+        bail!("the cluster is not up: `cargo xtask cluster up`");
+    }
+    Ok(script)
+}
+
+/// What `kubectl ARGS` prints.
+fn ask(args: &str) -> Result<String> {
+    sh::output(&mut sh::command(kubectl_script()?, args))
+}
+
+/// Whether `up` came to its end and all nodes are Ready.
+fn ready() -> Result<bool> {
+    Ok(Path::new(STATE).join("up").exists() && cgroups::populated()? && nodes_ready())
+}
+
+fn nodes_ready() -> bool {
+    let ready = r#"get nodes -o jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
+    ask(ready).is_ok_and(|said| said == ["True"; NODES.len()].join(" "))
+}
+
+/// Waits until no other `cargo xtask cluster` is at work; released when the file is dropped.
+fn lock() -> Result<File> {
+    let path = "/run/lock/nodetls-cluster";
+    let file = File::create(path).context(path)?;
+    if file.try_lock().is_err() {
+        println!("another `cargo xtask cluster` is at work: waiting for it");
+        let free = interrupt::poll(Duration::from_secs(1800), || Ok(file.try_lock().ok()))?;
+        free.context("it is still at work after 30 minutes")?;
+    }
+    Ok(file)
+}
+
+/// The Go module and all else that the cluster is made of.
+fn sources() -> PathBuf {
+    sh::top().join("tests/cluster")
+}

@@ -1,0 +1,148 @@
+//! `cargo xtask cluster up`: from nothing to Ready.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::daemons::Daemons;
+use super::node::{FIRST, NODES, Node};
+use super::sources;
+use super::{LOGS, STATE, ask, cgroups, config, down, images, node, nodes_ready, programs, ready};
+use crate::sh;
+
+/// How long a step may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Starts the cluster, unless it is up. What a crash left is removed first.
+pub(super) fn run() -> Result<()> {
+    if ready()? {
+        println!("the cluster is up already (`cargo xtask cluster down` ends it)");
+        return Ok(());
+    }
+    if Path::new(STATE).exists() || !cgroups::left()?.is_empty() {
+        println!("an earlier cluster is not whole any more: removing what is left of it");
+        down::clean()?;
+    }
+    let progress = Progress(Instant::now());
+    let programs = programs::directory().context("building the cluster's programs")?;
+    sh::run(&mut sh::cargo(
+        "build --quiet --locked --package nodetls-tests --bins",
+    ))?;
+    progress.say("programs are there");
+    if let Err(error) = start(&programs, &progress) {
+        down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
+        let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
+        return Err(error.context(logs));
+    }
+    Ok(())
+}
+
+/// Says what has been done, and when.
+struct Progress(Instant);
+
+impl Progress {
+    fn say(&self, what: &str) {
+        println!("{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+fn start(programs: &Path, progress: &Progress) -> Result<()> {
+    fs::create_dir_all(LOGS)?;
+    let images = Path::new(STATE).join("images");
+    images::build(programs, &images).context("building the images")?;
+    progress.say("images are built");
+
+    down::note_before()?;
+    config::write().context("writing the configuration")?;
+    node::create().context("making the nodes")?;
+    progress.say("nodes: namespaces, mounts, network");
+
+    let mut daemons = Daemons::new(programs);
+    daemons.start(FIRST, "etcd")?;
+    daemons.start(FIRST, "kube-apiserver")?;
+    for node in &NODES {
+        daemons.start(node, "containerd")?;
+    }
+    write_kubectl(programs)?;
+    import(programs, &images, &mut daemons)?;
+    progress.say("containerd has the images");
+    let answers = || ask("get --raw /readyz").is_ok();
+    daemons.wait("API server ready", PATIENCE, answers)?;
+    progress.say("API server is ready");
+
+    // Earlier they would end: the controllers' rights are not there yet.
+    daemons.start(FIRST, "kube-controller-manager")?;
+    daemons.start(FIRST, "kube-scheduler")?;
+    for node in &NODES {
+        daemons.start(node, "kubelet")?;
+        daemons.start(node, "kube-proxy")?;
+    }
+    let manifests = [
+        sources().join("manifests"),
+        programs.join(programs::CRD_FILE),
+    ];
+    for manifest in &manifests {
+        ask(&format!(
+            "apply --server-side --filename {}",
+            manifest.display()
+        ))?;
+    }
+    daemons.wait("nodes Ready", PATIENCE, nodes_ready)?;
+    progress.say("nodes are Ready");
+    let usable = || {
+        ask("get serviceaccount default").is_ok()
+            && ask("-n kube-system rollout status deployment/coredns --watch=false")
+                .is_ok_and(|said| said.contains("successfully"))
+            && ask("get backendtlspolicies").is_ok()
+    };
+    daemons.wait("CoreDNS ready", PATIENCE, usable)?;
+    fs::write(Path::new(STATE).join("up"), "")?;
+    progress.say("up: try `cargo xtask kubectl get pods -A`, `cargo xtask e2e`");
+    Ok(())
+}
+
+fn write_kubectl(programs: &Path) -> Result<()> {
+    let holder = cgroups::unified()?
+        .join(FIRST.name)
+        .join("holder/cgroup.procs");
+    let kubectl = format!(
+        "#!/bin/sh\n# kubectl, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
+         exec nsenter --target \"$(cat {})\" --net -- {} kubectl --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
+        holder.display(),
+        programs.join("kubernetes").display()
+    );
+    node::executable(&Path::new(STATE).join("kubectl"), &kubectl)
+}
+
+/// Gives the images to each node's containerd.
+fn import(programs: &Path, images: &Path, daemons: &mut Daemons) -> Result<()> {
+    let ctr = |node: &Node, args: &str| {
+        let mut command = sh::command(node.directory().join("enter"), "");
+        command.arg(programs.join("ctr")).args(args.split(' '));
+        command
+    };
+    for node in &NODES {
+        let answers = || sh::output(&mut ctr(node, "version")).is_ok();
+        daemons.wait("containerd ready", PATIENCE, answers)?;
+    }
+    let archives: Vec<_> = fs::read_dir(images)?.collect::<Result<_, _>>()?;
+    let import = |node| {
+        archives.iter().try_for_each(|archive| {
+            let mut import = ctr(node, "--namespace k8s.io images import");
+            sh::output(import.arg(archive.path())).map(drop)
+        })
+    };
+    std::thread::scope(|scope| {
+        let imports = NODES
+            .each_ref()
+            .map(|node| scope.spawn(move || import(node)));
+        imports
+            .into_iter()
+            .try_for_each(|import| match import.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })
+}
