@@ -1,25 +1,29 @@
 //! Which pods run here, and their enrolment: listeners in the pod's netns, its sk_lookup program, its entry in PODS.
 
+pub mod cgroups;
+pub mod decide;
+mod kubepods;
+mod listeners;
+pub mod lister;
 pub mod named;
 pub mod netns;
+mod process;
+mod watch;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use nodetls_ebpf::{ID_PREFIX_V6, LISTENER_V4, LISTENER_V6, Mode};
+use anyhow::Result;
+use nodetls_ebpf::{LISTENER_V4, LISTENER_V6, Mode};
 use tokio_util::sync::CancellationToken;
 
-use self::named::{Named, NamedNetns};
-use self::netns::{NetnsThread, current_cookie, tcp_socket};
+use self::decide::{Bypass, Decision, PodInfo};
+pub use self::listeners::open;
+use self::lister::{Lister, Netns};
+use self::netns::{NetnsThread, current_cookie};
 use crate::redirect::{Lookup, PodModes, Redirect};
-
-/// A port that no application listens on, so that no wildcard bind of the pod's collides (tcpmux, RFC 1078).
-const LISTENER_PORT: u16 = 1;
-const BACKLOG: i32 = 4096;
 
 /// A pod's network namespace.
 #[derive(Debug)]
@@ -83,34 +87,23 @@ impl Enrolled {
     }
 }
 
-/// The cookie of `netns`, and listeners in it that no other agent's collide with.
-pub async fn open(
-    thread: &NetnsThread,
-    netns: &Arc<File>,
-    epoch: u64,
-) -> Result<(u64, Vec<TcpListener>)> {
-    thread
-        .run(netns, move || Ok((current_cookie()?, listen(epoch)?)))
-        .await
-        .context("its listeners can't be opened")
-}
-
 /// The enrolled pods of this machine.
 pub struct Pods {
-    named: NamedNetns,
+    lister: Lister,
     thread: NetnsThread,
     epoch: u64,
     listening: bool,
     /// By name, with the inode of the netns.
     enrolled: BTreeMap<String, (u64, Enrolled)>,
-    bypassed: BTreeMap<u64, u64>,
+    /// By inode, with the cookie.
+    bypassed: BTreeMap<u64, (u64, Bypass)>,
 }
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(named: NamedNetns, thread: NetnsThread, epoch: u64) -> Self {
+    pub fn new(lister: impl Into<Lister>, thread: NetnsThread, epoch: u64) -> Self {
         Self {
-            named,
+            lister: lister.into(),
             thread,
             epoch,
             listening: false,
@@ -129,22 +122,42 @@ impl Pods {
         self.enrolled.is_empty()
     }
 
-    /// Enrols the matching netns that are new, and releases those that are gone. Returns what failed, by name; it is
-    /// tried again at the next call, and until then connects from there to targets are refused.
+    /// How many netns are left alone, by the reason.
+    pub fn bypassed(&self) -> BTreeMap<Bypass, usize> {
+        let mut counts = BTreeMap::new();
+        for (_, reason) in self.bypassed.values() {
+            *counts.entry(*reason).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Resolves when pods should be reconciled; see [`Lister::changed`].
+    pub async fn changed(&mut self) {
+        self.lister.changed().await;
+    }
+
+    /// What the API server says of this node's pods now; in force with the next [`Pods::reconcile`].
+    pub fn set_pods(&mut self, infos: HashMap<String, PodInfo>) {
+        self.lister.set_pods(infos);
+    }
+
+    /// Enrols what is new, and releases what is gone. Returns what failed, by name; it is tried again at the next call,
+    /// and until then connects from there to targets are refused.
     pub async fn reconcile(
         &mut self,
         redirect: &Redirect,
         modes: &mut PodModes,
         server: &impl Serve,
     ) -> Result<BTreeMap<String, anyhow::Error>> {
-        let list = self.named.list()?;
-        self.release_gone(modes, &list);
-        let mut failed = BTreeMap::new();
-        for (name, named) in list {
-            let result = if named.matches {
-                self.enrol(redirect, modes, server, &name, named).await
-            } else {
-                self.bypass(modes, named).await
+        let list = self.lister.list()?;
+        self.release_gone(modes, &list.netns);
+        let mut failed = list.failed;
+        for (name, netns) in list.netns {
+            let result = match netns.decision {
+                Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
+                Decision::Bypass(reason) => self.bypass(modes, netns, reason).await,
+                // What has no entry in PODS is refused.
+                Decision::Deny => Ok(()),
             };
             if let Err(error) = result {
                 failed.insert(name, error);
@@ -160,7 +173,7 @@ impl Pods {
             pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
             modes.set(pod.cookie, Mode::Redirect)?;
         }
-        for cookie in self.bypassed.values() {
+        for (cookie, _) in self.bypassed.values() {
             modes.set(*cookie, Mode::Bypass)?;
         }
         Ok(())
@@ -183,7 +196,7 @@ impl Pods {
     pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes, own: u64) {
         let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
         for cookie in modes.cookies() {
-            let bypassed = self.bypassed.values().any(|other| *other == cookie);
+            let bypassed = self.bypassed.values().any(|(other, _)| *other == cookie);
             if cookie != own && !bypassed && !enrolled.contains(&cookie) {
                 modes.remove(cookie);
             }
@@ -197,12 +210,12 @@ impl Pods {
         modes: &mut PodModes,
         server: &impl Serve,
         name: &str,
-        named: Named,
+        found: Netns,
     ) -> Result<()> {
         if self.enrolled.contains_key(name) {
             return Ok(());
         }
-        let netns = Arc::new(named.file);
+        let netns = found.file;
         let (cookie, listeners) = open(&self.thread, &netns, self.epoch).await?;
         if self
             .enrolled
@@ -219,30 +232,35 @@ impl Pods {
         modes.set(cookie, Mode::Redirect)?;
         tracing::info!(netns = name, "enrolled");
         self.enrolled
-            .insert(name.to_owned(), (named.inode, enrolled));
+            .insert(name.to_owned(), (found.inode, enrolled));
         Ok(())
     }
 
-    /// Named netns that match no pattern are not ours to touch; unknown ones are denied.
-    async fn bypass(&mut self, modes: &mut PodModes, named: Named) -> Result<()> {
-        if self.bypassed.contains_key(&named.inode) {
+    /// What is not ours to touch needs an entry in PODS too: unknown netns are denied.
+    async fn bypass(&mut self, modes: &mut PodModes, found: Netns, reason: Bypass) -> Result<()> {
+        if let Some((_, before)) = self.bypassed.get_mut(&found.inode) {
+            *before = reason;
             return Ok(());
         }
-        let netns = Arc::new(named.file);
-        let cookie = self.thread.run(&netns, current_cookie).await?;
+        let cookie = self.thread.run(&found.file, current_cookie).await?;
         // Enrolled under another name.
         if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
-        self.bypassed.insert(named.inode, cookie);
+        self.bypassed.insert(found.inode, (cookie, reason));
         Ok(())
     }
 
-    fn release_gone(&mut self, modes: &mut PodModes, list: &BTreeMap<String, Named>) {
+    /// Releases what is gone, and what is to be treated in another way than before.
+    fn release_gone(&mut self, modes: &mut PodModes, list: &BTreeMap<String, Netns>) {
+        let stays = |name: &String, inode: u64| {
+            list.get(name)
+                .is_some_and(|netns| netns.inode == inode && netns.decision == Decision::Enrol)
+        };
         let gone: Vec<String> = self
             .enrolled
             .iter()
-            .filter(|(name, (inode, _))| list.get(*name).is_none_or(|named| named.inode != *inode))
+            .filter(|(name, (inode, _))| !stays(name, *inode))
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
@@ -250,47 +268,22 @@ impl Pods {
                 modes.remove(enrolled.cookie);
                 enrolled.pod.released.cancel();
                 enrolled.lookup.remove();
+                // Under another name it may be one to bypass: that is to be said again.
+                let cookie = enrolled.cookie;
+                self.bypassed.retain(|_, (other, _)| *other != cookie);
                 tracing::info!(netns = name, "released");
             }
         }
-        self.bypassed.retain(|inode, cookie| {
-            let exists = list.values().any(|named| named.inode == *inode);
-            if !exists {
+        self.bypassed.retain(|inode, (cookie, _)| {
+            let stays = list.values().any(|netns| {
+                netns.inode == *inode && matches!(netns.decision, Decision::Bypass(_))
+            });
+            // Enrolled under another name.
+            let enrolled = self.enrolled.values().any(|(_, pod)| pod.cookie == *cookie);
+            if !stays && !enrolled {
                 modes.remove(*cookie);
             }
-            exists
+            stays
         });
-    }
-}
-
-/// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
-fn listen(epoch: u64) -> io::Result<Vec<TcpListener>> {
-    let [high, low] = (epoch as u16).to_be_bytes();
-    let prefix = ID_PREFIX_V6.map(|word| [(word >> 16) as u16, word as u16]);
-    let [[a, b], [c, d], _] = prefix;
-    let mut listeners = vec![listen_at(Ipv4Addr::new(127, 77, high, low).into())?];
-    // A netns without IPv6 has no IPv6 clients either.
-    if let Ok(listener) = listen_at(Ipv6Addr::new(a, b, c, d, 1, 0, 0, epoch as u16).into()) {
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
-fn listen_at(ip: IpAddr) -> io::Result<TcpListener> {
-    let bind = |port| -> io::Result<TcpListener> {
-        let address = SocketAddr::from((ip, port));
-        let socket = tcp_socket(address)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-            socket.set_freebind_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    match bind(LISTENER_PORT) {
-        // A process of the pod sits there, or an agent of another layout: any other port will do.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(0),
-        result => result,
     }
 }
