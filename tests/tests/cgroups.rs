@@ -3,15 +3,20 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nodetls::pods::cgroups::{CgroupOptions, CgroupPods};
 use nodetls::pods::decide::{Bypass, Decision, PodInfo};
 use nodetls::pods::lister::{Listing, Netns};
+use nodetls::pods::netns::NetnsThread;
+use nodetls::pods::{Pod, Pods, Serve};
+use nodetls::redirect::Redirect;
 use nodetls_tests::{Running, binary};
 
 const RECONCILE: Duration = Duration::from_secs(3600);
@@ -52,7 +57,7 @@ impl Node {
         let dir = self.pod(uid).join(container);
         fs::create_dir_all(&dir).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("echo $$ > \"$0\" && {script}")]);
+        command.args(["-c", &format!("set -e; echo $$ > \"$0\"; {script}")]);
         Running(command.arg(dir.join("cgroup.procs")).spawn().unwrap())
     }
 
@@ -95,7 +100,7 @@ fn of<'a>(listing: &'a Listing, uid: &str) -> Vec<&'a Netns> {
         .collect()
 }
 
-/// Lists at each trigger until `condition` holds; the number of looks.
+/// Lists at each trigger until `condition` holds.
 async fn wait(pods: &mut CgroupPods, what: &str, condition: impl Fn(&Listing) -> bool) -> Listing {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -139,7 +144,11 @@ async fn pods_come_and_go() {
         pause.0.id()
     );
     let _app = node.start(UID, "app", &join);
-    let _nested = node.start_in_netns(UID, "app/docker/c1");
+    let unshare = format!(
+        "exec nsenter --net=/proc/{}/ns/net unshare -n sleep 1000",
+        pause.0.id()
+    );
+    let _nested = node.start(UID, "app/docker/c1", &unshare);
     let listing = wait(&mut pods, "the nested netns is listed", |list| {
         of(list, UID).len() == 2
     })
@@ -256,12 +265,68 @@ async fn what_the_api_server_says_decides() {
         !of(list, UID).is_empty()
     })
     .await;
+    pods.set_pods(HashMap::from([(UID.to_owned(), opted_out())]));
+    let decision = of(&pods.list().unwrap(), UID)[0].decision;
+    assert_eq!(decision, Decision::Bypass(Bypass::OptedOut));
+}
+
+fn opted_out() -> PodInfo {
     let mut info = PodInfo::default();
     let label = ("nodetls.io/redirect".to_owned(), "disabled".to_owned());
     info.labels.extend([label]);
-    pods.set_pods(HashMap::from([(UID.to_owned(), info)]));
-    let decision = of(&pods.list().unwrap(), UID)[0].decision;
-    assert_eq!(decision, Decision::Bypass(Bypass::OptedOut));
+    info
+}
+
+struct NoServer;
+
+impl Serve for NoServer {
+    fn serve(&self, _pod: &Arc<Pod>, _listeners: Vec<TcpListener>) {}
+}
+
+/// The way through the kernel: what is listed is enrolled, bypassed when its pod opts out, and released.
+#[tokio::test]
+async fn listed_pods_are_enrolled_bypassed_and_released() {
+    let node = Node::new();
+    let pins = PathBuf::from(format!(
+        "/sys/fs/bpf/{}",
+        node.root.file_name().unwrap().display()
+    ));
+    let (redirect, mut maps) = Redirect::load(&pins).unwrap();
+    let modes = &mut maps.pods;
+    let mut pods = Pods::new(node.pods(), NetnsThread::start().unwrap(), 7);
+    let pause = node.start_in_netns(UID, "pause");
+    loop {
+        let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+        if !pods.is_empty() {
+            break;
+        }
+        pods.changed().await;
+    }
+    // The node's and the pod's; the node's is the only one that is bypassed.
+    assert_eq!((pods.len(), modes.cookies().len()), (1, 2));
+    assert_eq!(pods.bypassed(), [(Bypass::HostNetwork, 1)].into());
+
+    pods.set_pods(HashMap::from([(UID.to_owned(), opted_out())]));
+    pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+    assert_eq!((pods.len(), modes.cookies().len()), (0, 2));
+    let both = [(Bypass::HostNetwork, 1), (Bypass::OptedOut, 1)];
+    assert_eq!(pods.bypassed(), both.into());
+
+    pods.set_pods(HashMap::new());
+    pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+    assert_eq!((pods.len(), modes.cookies().len()), (1, 2));
+
+    drop(pause);
+    // Rather a failed test than one that hangs.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !pods.is_empty() {
+        assert!(Instant::now() < deadline, "the pod is not released");
+        let _ = tokio::time::timeout(Duration::from_secs(10), pods.changed()).await;
+        pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+    }
+    assert_eq!(modes.cookies().len(), 1);
+    fs::remove_dir_all(pins).unwrap();
 }
 
 #[tokio::test]

@@ -100,8 +100,8 @@ impl CgroupPods {
         self.infos = infos;
     }
 
-    /// Resolves when it is time for a look: a container has started or ended, a look was too early for some pod, or the
-    /// last was long ago. Cancelling it loses nothing.
+    /// Resolves when it is time for a look: a container has started or ended, or the last look was long ago. Cancelling
+    /// it loses nothing.
     pub async fn changed(&mut self) {
         self.watch.changed().await;
     }
@@ -112,15 +112,13 @@ impl CgroupPods {
     /// The cgroups can't be found or read. A pod that can't be looked at is told in the listing.
     pub fn list(&mut self) -> Result<Listing> {
         let mut failed = BTreeMap::new();
-        let mut unsettled = false;
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
         for pod in self.pods()? {
             let found = self.look(&pod).unwrap_or_else(|error| {
                 failed.insert(pod.uid.clone(), error);
                 self.remembered(&pod.uid)
             });
-            unsettled |= found.too_early;
-            for (inode, claim) in found.claims {
+            for (inode, claim) in found {
                 claims.entry(inode).or_default().push(claim);
             }
         }
@@ -131,8 +129,7 @@ impl CgroupPods {
             }
         }
         let netns = self.netns(&before);
-        unsettled |= netns.values().any(|netns| netns.decision == Decision::Deny);
-        self.watch.looked(unsettled);
+        self.watch.looked();
         Ok(Listing { netns, failed })
     }
 
@@ -147,12 +144,11 @@ impl CgroupPods {
     }
 
     /// The netns of a pod's processes, the node's excepted.
-    fn look(&self, pod: &PodDir) -> Result<Look> {
+    fn look(&self, pod: &PodDir) -> Result<BTreeMap<u64, Claim>> {
         let mut visit = |dir: &_| self.watch.add(dir);
         let pids = kubepods::processes(&pod.path, &mut visit)?;
         let mut claims: BTreeMap<u64, Claim> = BTreeMap::new();
         let mut opened = HashMap::new();
-        let mut too_early = false;
         for &pid in &pids {
             let Some(inode) = netns(pid)?.filter(|inode| !self.node.contains_key(inode)) else {
                 continue;
@@ -165,10 +161,7 @@ impl CgroupPods {
                 Some(known) => Arc::clone(&known.file),
                 None => match open_netns(pid)? {
                     Some((same, file)) if same == inode => file,
-                    _ => {
-                        too_early = true;
-                        continue;
-                    }
+                    _ => continue,
                 },
             };
             if !self.known.contains_key(&inode) {
@@ -176,42 +169,33 @@ impl CgroupPods {
             }
             claims.insert(inode, Claim::new(pod, file, pid));
         }
-        too_early |= claims.is_empty() && !pids.is_empty() && !self.is_host_network(&pod.uid);
         if !opened.is_empty() {
             // A process may have ended before we opened its netns, and its pid may be another's now.
             let still = kubepods::processes(&pod.path, &mut visit)?;
-            let before = claims.len();
             claims.retain(|inode, _| opened.get(inode).is_none_or(|pid| still.contains(pid)));
-            too_early |= claims.len() < before;
         }
         for (inode, claim) in &mut claims {
             if self.known.get(inode).is_none_or(|known| known.shared) {
                 claim.shared = is_shared_with_parent(*inode, &claim.pids, &pids)?;
             }
         }
-        Ok(Look { claims, too_early })
-    }
-
-    fn is_host_network(&self, uid: &str) -> bool {
-        self.infos.get(uid).is_some_and(|info| info.host_network)
+        Ok(claims)
     }
 
     /// What the last look found of a pod.
-    fn remembered(&self, uid: &str) -> Look {
+    fn remembered(&self, uid: &str) -> BTreeMap<u64, Claim> {
         let known = self.known.iter().filter(|(_, known)| known.uid == uid);
-        let claims = known.map(|(inode, known)| {
-            let claim = Claim {
-                uid: uid.to_owned(),
-                file: Arc::clone(&known.file),
-                pids: Vec::new(),
-                shared: known.shared,
-            };
-            (*inode, claim)
-        });
-        Look {
-            claims: claims.collect(),
-            too_early: true,
-        }
+        known
+            .map(|(inode, known)| {
+                let claim = Claim {
+                    uid: uid.to_owned(),
+                    file: Arc::clone(&known.file),
+                    pids: Vec::new(),
+                    shared: known.shared,
+                };
+                (*inode, claim)
+            })
+            .collect()
     }
 
     fn netns(&self, before: &BTreeMap<u64, Known>) -> BTreeMap<String, Netns> {
@@ -249,13 +233,6 @@ impl CgroupPods {
         }
         all
     }
-}
-
-/// What one look at a pod found.
-struct Look {
-    claims: BTreeMap<u64, Claim>,
-    /// None of its processes is in a netns of its own yet, or some changed while we looked.
-    too_early: bool,
 }
 
 impl Claim {

@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// A container's start makes several events within a millisecond.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// A runtime's process is in the pod's cgroup before it is in the pod's netns, and no event tells of the change.
+/// A process is in the pod's cgroup before it is in the pod's netns, and no event tells of that: so after each event we
+/// look again, a few times and ever later.
 const FIRST_RETRY: Duration = Duration::from_millis(2);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_millis(512);
 
 /// Watches cgroup directories. Not by the `notify` crate: its events can't be limited to those that matter, and each of
 /// our own reads would make some.
@@ -64,14 +65,15 @@ impl Watch {
         }
     }
 
-    /// To be called after each look; `unsettled` if it was too early for some pod.
-    pub(super) fn looked(&mut self, unsettled: bool) {
-        let now = Instant::now();
-        self.next = now + self.reconcile;
-        if unsettled && self.retry <= LAST_RETRY {
-            self.next = self.next.min(now + self.retry);
-            self.retry *= 2;
-        }
+    /// To be called after each look.
+    pub(super) fn looked(&mut self) {
+        let wait = if self.retry <= LAST_RETRY {
+            self.retry.min(self.reconcile)
+        } else {
+            self.reconcile
+        };
+        self.next = Instant::now() + wait;
+        self.retry = self.retry.saturating_mul(2);
     }
 
     /// Resolves when it is time to look. Cancelling it loses nothing.
