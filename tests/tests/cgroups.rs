@@ -418,3 +418,25 @@ async fn a_new_pod_is_listed_soon() {
     // No timer but the retries is at work: the reconcile tick is an hour.
     assert!(total[15] < Duration::from_secs(1), "{total:?}");
 }
+
+#[tokio::test]
+async fn without_kubepods_it_says_so_and_waits() {
+    let node = Node::new();
+    remove(&node.root.join("kubepods"));
+    let mut pods = node.pods();
+    let start = Instant::now();
+    let mut looks = 0;
+    while start.elapsed() < Duration::from_millis(300) {
+        let error = pods.list().unwrap_err().to_string();
+        assert!(error.contains("no cgroup `kubepods`"), "{error}");
+        looks += 1;
+        let _ = tokio::time::timeout(Duration::from_millis(300), pods.changed()).await;
+    }
+    assert!(looks < 12, "{looks} looks in 300 ms");
+    // It is found once it is there, and what is in it.
+    let _pause = node.start_in_netns(UID, "pause");
+    while pods.list().is_err() || of(&pods.list().unwrap(), UID).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

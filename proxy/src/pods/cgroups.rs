@@ -111,6 +111,8 @@ impl CgroupPods {
     /// # Errors
     /// The cgroups can't be found or read. A pod that can't be looked at is told in the listing.
     pub fn list(&mut self) -> Result<Listing> {
+        // Even if it fails: the next one must wait.
+        self.watch.looked();
         let mut failed = BTreeMap::new();
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
         for pod in self.pods()? {
@@ -129,7 +131,6 @@ impl CgroupPods {
             }
         }
         let netns = self.netns(&before);
-        self.watch.looked();
         Ok(Listing { netns, failed })
     }
 

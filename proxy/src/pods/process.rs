@@ -34,7 +34,7 @@ pub(super) fn node_netns(named: &[PathBuf]) -> Result<NetnsByInode> {
             getppid().is_some() || getpid().is_init(),
             "the process that started us can't be seen: run with hostPID: true"
         );
-        let mut ancestor = parent(getpid().as_raw_nonzero().get().unsigned_abs());
+        let mut ancestor = parent(std::process::id());
         while let Some(pid) = ancestor {
             if let Some((inode, file)) = open_netns(pid)?
                 && inode != own_inode

@@ -65,7 +65,7 @@ impl Watch {
         }
     }
 
-    /// To be called after each look.
+    /// To be called at each look.
     pub(super) fn looked(&mut self) {
         let wait = if self.retry <= LAST_RETRY {
             self.retry.min(self.reconcile)
