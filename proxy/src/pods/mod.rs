@@ -1,25 +1,29 @@
 //! Which pods run here, and their enrolment: listeners in the pod's netns, its sk_lookup program, its entry in PODS.
 
+pub mod cgroups;
+pub mod decide;
+mod kubepods;
+mod listeners;
+pub mod lister;
 pub mod named;
 pub mod netns;
+mod process;
+mod watch;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use nodetls_ebpf::{CANARY_ID, ID_PREFIX_V6, IdRange, LISTENER_V4, LISTENER_V6, Mode};
+use anyhow::Result;
+use nodetls_ebpf::{LISTENER_V4, LISTENER_V6, Mode};
 use tokio_util::sync::CancellationToken;
 
-use self::named::{Named, NamedNetns};
-use self::netns::{NetnsThread, current_cookie, tcp_socket};
+use self::decide::{Bypass, Decision, PodInfo};
+pub use self::listeners::{open, own_listeners};
+use self::lister::{Lister, Netns};
+use self::netns::{NetnsThread, current_cookie};
 use crate::redirect::{Lookup, PodModes, Redirect};
-
-/// A port that no application listens on, so that no wildcard bind of the pod's collides (tcpmux, RFC 1078).
-const LISTENER_PORT: u16 = 1;
-const BACKLOG: i32 = 4096;
 
 /// A pod's network namespace.
 #[derive(Debug)]
@@ -85,21 +89,9 @@ impl Enrolled {
     }
 }
 
-/// The cookie of `netns`, and listeners in it that no other agent's collide with.
-pub async fn open(
-    thread: &NetnsThread,
-    netns: &Arc<File>,
-    epoch: u64,
-) -> Result<(u64, Vec<TcpListener>)> {
-    thread
-        .run(netns, move || Ok((current_cookie()?, listeners(epoch)?)))
-        .await
-        .context("its listeners can't be opened")
-}
-
 /// The enrolled pods of this machine.
 pub struct Pods {
-    named: NamedNetns,
+    lister: Lister,
     thread: NetnsThread,
     epoch: u64,
     /// Our own netns, which nobody's name or pattern may enrol or release.
@@ -107,15 +99,22 @@ pub struct Pods {
     listening: bool,
     /// By name, with the inode of the netns.
     enrolled: BTreeMap<String, (u64, Enrolled)>,
-    /// By the inode of the netns: name and cookie.
-    bypassed: BTreeMap<u64, (String, u64)>,
+    /// By the inode of the netns.
+    bypassed: BTreeMap<u64, Bypassed>,
+}
+
+/// A netns that is left alone.
+struct Bypassed {
+    name: String,
+    cookie: u64,
+    reason: Bypass,
 }
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(named: NamedNetns, thread: NetnsThread, epoch: u64, own: u64) -> Self {
+    pub fn new(lister: impl Into<Lister>, thread: NetnsThread, epoch: u64, own: u64) -> Self {
         Self {
-            named,
+            lister: lister.into(),
             thread,
             epoch,
             own,
@@ -136,7 +135,10 @@ impl Pods {
             .enrolled
             .iter()
             .map(|(name, (_, pod))| (pod.cookie, name));
-        let bypassed = self.bypassed.values().map(|(name, cookie)| (*cookie, name));
+        let bypassed = self
+            .bypassed
+            .values()
+            .map(|netns| (netns.cookie, &netns.name));
         let mut names: BTreeMap<_, _> = bypassed
             .chain(enrolled)
             .map(|(cookie, name)| (cookie, name.clone()))
@@ -150,22 +152,42 @@ impl Pods {
         self.enrolled.is_empty()
     }
 
-    /// Enrols the matching netns that are new, and releases those that are gone. Returns what failed, by name; it is
-    /// tried again at the next call, and until then connects from there to targets are refused.
+    /// How many netns are left alone, by the reason.
+    pub fn bypassed(&self) -> BTreeMap<Bypass, usize> {
+        let mut counts = BTreeMap::new();
+        for bypassed in self.bypassed.values() {
+            *counts.entry(bypassed.reason).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Resolves when pods should be reconciled; see [`Lister::changed`].
+    pub async fn changed(&mut self) {
+        self.lister.changed().await;
+    }
+
+    /// What the API server says of this node's pods now; in force with the next [`Pods::reconcile`].
+    pub fn set_pods(&mut self, infos: HashMap<String, PodInfo>) {
+        self.lister.set_pods(infos);
+    }
+
+    /// Enrols what is new, and releases what is gone. Returns what failed, by name; it is tried again at the next call,
+    /// and until then connects from there to targets are refused.
     pub async fn reconcile(
         &mut self,
         redirect: &Redirect,
         modes: &mut PodModes,
         server: &impl Serve,
     ) -> Result<BTreeMap<String, anyhow::Error>> {
-        let list = self.named.list()?;
-        self.release_gone(modes, &list);
-        let mut failed = BTreeMap::new();
-        for (name, named) in list {
-            let result = if named.matches {
-                self.enrol(redirect, modes, server, &name, named).await
-            } else {
-                self.bypass(modes, &name, named).await
+        let list = self.lister.list()?;
+        self.release_gone(modes, &list.netns);
+        let mut failed = list.failed;
+        for (name, netns) in list.netns {
+            let result = match netns.decision {
+                Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
+                Decision::Bypass(reason) => self.bypass(modes, &name, netns, reason).await,
+                // What has no entry in PODS is refused.
+                Decision::Deny => Ok(()),
             };
             if let Err(error) = result {
                 failed.insert(name, error);
@@ -178,8 +200,8 @@ impl Pods {
     pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
         self.listening = false;
         // First, since a netns may have a name of either kind: then it is redirected.
-        for (_, cookie) in self.bypassed.values() {
-            modes.set(*cookie, Mode::Bypass)?;
+        for bypassed in self.bypassed.values() {
+            modes.set(bypassed.cookie, Mode::Bypass)?;
         }
         for (_, pod) in self.enrolled.values_mut() {
             pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
@@ -201,11 +223,11 @@ impl Pods {
         self.listening
     }
 
-    /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now, `own` excepted.
+    /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now.
     pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes) {
         let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
         for cookie in modes.cookies() {
-            let bypassed = self.bypassed.values().any(|(_, other)| *other == cookie);
+            let bypassed = self.bypassed.values().any(|other| other.cookie == cookie);
             if cookie != self.own && !bypassed && !enrolled.contains(&cookie) {
                 modes.remove(cookie);
             }
@@ -219,12 +241,12 @@ impl Pods {
         modes: &mut PodModes,
         server: &impl Serve,
         name: &str,
-        named: Named,
+        found: Netns,
     ) -> Result<()> {
         if self.enrolled.contains_key(name) {
             return Ok(());
         }
-        let netns = Arc::new(named.file);
+        let netns = found.file;
         let (cookie, listeners) = open(&self.thread, &netns, self.epoch).await?;
         if self
             .enrolled
@@ -247,30 +269,47 @@ impl Pods {
         enrolled.serve(server)?;
         tracing::info!(netns = name, "enrolled");
         self.enrolled
-            .insert(name.to_owned(), (named.inode, enrolled));
+            .insert(name.to_owned(), (found.inode, enrolled));
         Ok(())
     }
 
-    /// Named netns that match no pattern are not ours to touch; unknown ones are denied.
-    async fn bypass(&mut self, modes: &mut PodModes, name: &str, named: Named) -> Result<()> {
-        if self.bypassed.contains_key(&named.inode) {
+    /// What is not ours to touch needs an entry in PODS too: unknown netns are denied.
+    async fn bypass(
+        &mut self,
+        modes: &mut PodModes,
+        name: &str,
+        found: Netns,
+        reason: Bypass,
+    ) -> Result<()> {
+        if let Some(before) = self.bypassed.get_mut(&found.inode) {
+            before.reason = reason;
             return Ok(());
         }
-        let netns = Arc::new(named.file);
-        let cookie = self.thread.run(&netns, current_cookie).await?;
+        let cookie = self.thread.run(&found.file, current_cookie).await?;
         // Enrolled under another name.
         if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
-        self.bypassed.insert(named.inode, (name.to_owned(), cookie));
+        let name = name.to_owned();
+        let bypassed = Bypassed {
+            name,
+            cookie,
+            reason,
+        };
+        self.bypassed.insert(found.inode, bypassed);
         Ok(())
     }
 
-    fn release_gone(&mut self, modes: &mut PodModes, list: &BTreeMap<String, Named>) {
+    /// Releases what is gone, and what is to be treated in another way than before.
+    fn release_gone(&mut self, modes: &mut PodModes, list: &BTreeMap<String, Netns>) {
+        let stays = |name: &String, inode: u64| {
+            list.get(name)
+                .is_some_and(|netns| netns.inode == inode && netns.decision == Decision::Enrol)
+        };
         let gone: Vec<String> = self
             .enrolled
             .iter()
-            .filter(|(name, (inode, _))| list.get(*name).is_none_or(|named| named.inode != *inode))
+            .filter(|(name, (inode, _))| !stays(name, *inode))
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
@@ -278,65 +317,24 @@ impl Pods {
                 modes.remove(enrolled.cookie);
                 enrolled.pod.released.cancel();
                 enrolled.lookup.remove();
+                // Under another name it may be one to bypass: that is to be said again.
+                let cookie = enrolled.cookie;
+                self.bypassed.retain(|_, other| other.cookie != cookie);
                 tracing::info!(netns = name, "released");
             }
         }
         let (own, enrolled) = (self.own, &self.enrolled);
-        self.bypassed.retain(|inode, (_, cookie)| {
-            let exists = list.values().any(|named| named.inode == *inode);
-            let redirected = enrolled.values().any(|(_, pod)| pod.cookie == *cookie);
-            if !exists && *cookie != own && !redirected {
-                modes.remove(*cookie);
+        self.bypassed.retain(|inode, bypassed| {
+            let stays = list.values().any(|netns| {
+                netns.inode == *inode && matches!(netns.decision, Decision::Bypass(_))
+            });
+            let cookie = bypassed.cookie;
+            // Enrolled under another name.
+            let redirected = enrolled.values().any(|(_, pod)| pod.cookie == cookie);
+            if !stays && !redirected && cookie != own {
+                modes.remove(cookie);
             }
-            exists
+            stays
         });
     }
-}
-
-/// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
-fn listeners(epoch: u64) -> io::Result<Vec<TcpListener>> {
-    let [high, low] = (epoch as u16).to_be_bytes();
-    let v6 = listener_v6(1 << 16 | u32::from(epoch as u16));
-    listen_at(Ipv4Addr::new(127, 77, high, low), v6, |ip| {
-        match bind(ip, LISTENER_PORT) {
-            // A process of the pod sits there, or an agent of another layout: any other port will do.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(ip, 0),
-            result => result,
-        }
-    })
-}
-
-/// The listeners of an instance in the current netns, at its own addresses: nobody else's instance can have them too.
-pub fn own_listeners(ids: IdRange) -> io::Result<Vec<TcpListener>> {
-    let ip = ids.address(CANARY_ID);
-    let bind = |ip| bind(ip, LISTENER_PORT);
-    listen_at(Ipv4Addr::from_bits(ip), listener_v6(ip), bind)
-}
-
-fn listen_at(
-    v4: Ipv4Addr,
-    v6: Ipv6Addr,
-    bind: impl Fn(IpAddr) -> io::Result<TcpListener>,
-) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![bind(v4.into())?];
-    // A netns without IPv6 has no IPv6 clients either.
-    listeners.extend(bind(v6.into()));
-    Ok(listeners)
-}
-
-fn listener_v6(last: u32) -> Ipv6Addr {
-    let [a, b, c] = ID_PREFIX_V6.map(u128::from);
-    Ipv6Addr::from_bits(a << 96 | b << 64 | c << 32 | u128::from(last))
-}
-
-fn bind(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::from((ip, port));
-    let socket = tcp_socket(address)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-        socket.set_freebind_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

@@ -1,0 +1,102 @@
+//! What can tell which network namespaces there are, and what is to be done with each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::cgroups::CgroupPods;
+use super::decide::{Bypass, Decision, PodInfo};
+use super::named::NamedNetns;
+
+/// A netns that exists now.
+#[derive(Clone, Debug)]
+pub struct Netns {
+    /// Open, so that it can be entered.
+    pub file: Arc<File>,
+    /// Tells a netns from another that was given the same name later.
+    pub inode: u64,
+    /// What is to be done with it.
+    pub decision: Decision,
+    /// The pod it belongs to, as cgroups name it; `None` for the node's own and for named ones.
+    pub pod_uid: Option<String>,
+}
+
+/// All that exist now.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// By name.
+    pub netns: BTreeMap<String, Netns>,
+    /// Pods that could not be looked at, by uid; what was known of them is still listed.
+    pub failed: BTreeMap<String, anyhow::Error>,
+}
+
+/// Where netns come from.
+pub enum Lister {
+    /// Those with a name.
+    Named(NamedNetns),
+    /// Those of this node's pods.
+    Cgroups(Box<CgroupPods>),
+}
+
+impl From<NamedNetns> for Lister {
+    fn from(named: NamedNetns) -> Self {
+        Self::Named(named)
+    }
+}
+
+impl From<CgroupPods> for Lister {
+    fn from(pods: CgroupPods) -> Self {
+        Self::Cgroups(Box::new(pods))
+    }
+}
+
+impl Lister {
+    /// All that exist now.
+    ///
+    /// # Errors
+    /// The directory of names, or the tree of cgroups, can't be read: nothing is known.
+    pub fn list(&mut self) -> Result<Listing> {
+        match self {
+            Self::Named(named) => {
+                let list = named.list()?.into_iter();
+                let netns = list.map(|(name, named)| {
+                    let decision = if named.matches {
+                        Decision::Enrol
+                    } else {
+                        Decision::Bypass(Bypass::NotNamed)
+                    };
+                    let netns = Netns {
+                        file: Arc::new(named.file),
+                        inode: named.inode,
+                        decision,
+                        pod_uid: None,
+                    };
+                    (name, netns)
+                });
+                Ok(Listing {
+                    netns: netns.collect(),
+                    failed: BTreeMap::new(),
+                })
+            }
+            Self::Cgroups(pods) => pods.list(),
+        }
+    }
+
+    /// Resolves when pods' cgroups should be listed again; never for named netns, whose directory is watched elsewhere.
+    pub async fn changed(&mut self) {
+        match self {
+            Self::Named(_) => std::future::pending().await,
+            Self::Cgroups(pods) => pods.changed().await,
+        }
+    }
+
+    /// What the API server says of this node's pods now, by [`cgroup_uid`](super::decide::cgroup_uid). Named netns have
+    /// none.
+    pub fn set_pods(&mut self, infos: HashMap<String, PodInfo>) {
+        if let Self::Cgroups(pods) = self {
+            pods.set_pods(infos);
+        }
+    }
+}
