@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::policy::Objects;
 
 mod files;
+pub mod kube;
 mod look;
 mod manifest;
 
