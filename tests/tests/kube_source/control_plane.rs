@@ -202,8 +202,9 @@ async fn client(dir: &Path, port: u16, token: &str) -> Client {
         "users": [{"name": "test", "user": {"token": token}}],
     });
     let file: Kubeconfig = serde_json::from_value(file).unwrap();
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default());
-    Client::try_from(config.await.unwrap()).unwrap()
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(file, &options).await;
+    Client::try_from(config.unwrap()).unwrap()
 }
 
 fn free_port() -> u16 {

@@ -82,7 +82,7 @@ mod tests {
                 acted.push(start.elapsed());
             }
         }
-        assert_eq!(acted.len(), 4, "{acted:?}");
+        assert!(matches!(acted.len(), 4 | 5), "{acted:?}");
         assert!(acted[0] <= ms(201), "{acted:?}");
     }
 
