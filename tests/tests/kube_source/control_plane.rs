@@ -18,21 +18,21 @@ use tokio::time::{sleep, timeout};
 const PROGRAM: &str = "NODETLS_KUBERNETES";
 
 /// Longest wait for anything; back-off has grown to some seconds by then.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// An API server without anything else of a cluster.
-pub struct ControlPlane {
-    pub dir: tempfile::TempDir,
+pub(crate) struct ControlPlane {
+    pub(crate) dir: tempfile::TempDir,
     port: u16,
     etcd_port: u16,
     _etcd: Running,
     apiserver: Option<Running>,
     /// Its token is in group system:masters.
-    pub admin: Client,
+    pub(crate) admin: Client,
 }
 
 impl ControlPlane {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, etcd_port, peer_port) = (free_port(), free_port(), free_port());
         write_keys(dir.path());
@@ -50,7 +50,7 @@ impl ControlPlane {
     }
 
     /// Starts the API server and waits until it is ready.
-    pub async fn start_api(&mut self) {
+    pub(crate) async fn start_api(&mut self) {
         let dir = self.dir.path().display();
         let mut command = program("kube-apiserver");
         command.args([
@@ -66,7 +66,7 @@ impl ControlPlane {
             format!("--tls-cert-file={dir}/server.crt"),
             format!("--tls-private-key-file={dir}/server.key"),
             "--service-account-issuer=https://test".to_owned(),
-            format!("--service-account-key-file={dir}/server.key"),
+            format!("--service-account-key-file={dir}/server.crt"),
             format!("--service-account-signing-key-file={dir}/server.key"),
         ]);
         self.apiserver = Some(Running(spawn(command, self.dir.path(), "apiserver.log")));
@@ -86,17 +86,17 @@ impl ControlPlane {
     }
 
     /// Kills the API server.
-    pub fn stop_api(&mut self) {
+    pub(crate) fn stop_api(&mut self) {
         self.apiserver = None;
     }
 
     /// A client with the token of nodetls' agent.
-    pub async fn agent(&self) -> Client {
+    pub(crate) async fn agent(&self) -> Client {
         client(self.dir.path(), self.port, "agent").await
     }
 
     /// As `kubectl apply --server-side`.
-    pub async fn apply(&self, object: Value) {
+    pub(crate) async fn apply(&self, object: Value) {
         let api = self.api(&object);
         let name = object["metadata"]["name"].as_str().unwrap();
         let params = PatchParams::apply("test").force();
@@ -106,20 +106,20 @@ impl ControlPlane {
     }
 
     /// Deletes, and does not wait for the end.
-    pub async fn delete(&self, object: &Value) {
+    pub(crate) async fn delete(&self, object: &Value) {
         let name = object["metadata"]["name"].as_str().unwrap();
         let api = self.api(object);
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     /// Whether the API server has it.
-    pub async fn has(&self, object: &Value) -> bool {
+    pub(crate) async fn has(&self, object: &Value) -> bool {
         let name = object["metadata"]["name"].as_str().unwrap();
         matches!(self.api(object).get_opt(name).await, Ok(Some(_)))
     }
 
     /// Whether objects of this kind and version can be listed.
-    pub async fn serves(&self, object: &Value) -> bool {
+    pub(crate) async fn serves(&self, object: &Value) -> bool {
         self.api(object).list(&ListParams::default()).await.is_ok()
     }
 

@@ -291,13 +291,11 @@ async fn goes_on_without_the_api_server_and_after_it() {
     timeout(PATIENCE, kept).await.unwrap();
 
     plane.stop_api();
-    let away = state(&kube, |state| state.failures.len() == 5).await;
-    assert!(
-        away.failures[&Resource::Services]
-            .to_string()
-            .contains("refused"),
-        "{away:?}"
-    );
+    let refused = |state: &State| {
+        let mut failures = state.failures.values();
+        state.failures.len() == 5 && failures.all(|failure| failure.cause.contains("refused"))
+    };
+    let away = state(&kube, refused).await;
     assert!(away.last_sync(SystemTime::now()).unwrap() < SystemTime::now());
 
     let mut restarted = start(plane.agent().await, &cache);

@@ -5,7 +5,7 @@ use nodetls::source::kube::mirror_name;
 use serde_json::{Value, json};
 
 /// A definition of BackendTLSPolicy that serves these versions, the last of them stored.
-pub fn crd(versions: &[&str]) -> Value {
+pub(crate) fn crd(versions: &[&str]) -> Value {
     let version = |name: &&str| {
         let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
         json!({
@@ -31,7 +31,7 @@ pub fn crd(versions: &[&str]) -> Value {
 }
 
 /// A BackendTLSPolicy in namespace `shop`.
-pub fn policy(version: &str, name: &str, hostname: &str) -> Value {
+pub(crate) fn policy(version: &str, name: &str, hostname: &str) -> Value {
     json!({
         "apiVersion": format!("gateway.networking.k8s.io/{version}"), "kind": "BackendTLSPolicy",
         "metadata": {"namespace": "shop", "name": name},
@@ -43,7 +43,7 @@ pub fn policy(version: &str, name: &str, hostname: &str) -> Value {
 }
 
 /// A Service in namespace `shop`.
-pub fn service(name: &str, port: u16) -> Value {
+pub(crate) fn service(name: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
         "spec": {"ports": [{"name": "https", "port": port}], "selector": {"app": name}},
@@ -51,13 +51,13 @@ pub fn service(name: &str, port: u16) -> Value {
 }
 
 /// A Namespace.
-pub fn namespace(name: &str, labels: Value) -> Value {
+pub(crate) fn namespace(name: &str, labels: Value) -> Value {
     let metadata = json!({"name": name, "labels": labels});
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 }
 
 /// What the controller writes for the ConfigMap `shop/NAME`.
-pub fn mirror(name: &str, pem: &str) -> Value {
+pub(crate) fn mirror(name: &str, pem: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {
@@ -70,7 +70,7 @@ pub fn mirror(name: &str, pem: &str) -> Value {
 }
 
 /// All that the agent may do.
-pub fn rbac() -> Vec<Value> {
+pub(crate) fn rbac() -> Vec<Value> {
     let read = ["get", "list", "watch"];
     let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": read});
     let mut definition = rule("apiextensions.k8s.io", "customresourcedefinitions");
