@@ -276,6 +276,64 @@ async fn a_deleted_crd_takes_no_policy_with_it() {
     assert!(!state(&kube, |state| state.in_step).await.frozen);
 }
 
+/// A finalizer keeps the CRD in its deletion, after the API server has removed the other policies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crd_that_is_being_deleted_takes_no_policy_with_it() {
+    let plane = cluster_with(&["one", "two"]).await;
+    let mut held = policy("v1", "held", "web.example");
+    held["metadata"]["finalizers"] = json!(["nodetls.test/held"]);
+    plane.apply(held).await;
+    let mut kube = start(plane.agent().await, &plane.dir.path().join("cache"));
+    assert_eq!(kube.next().await.objects.policies.len(), 3);
+    state(&kube, |state| state.in_step).await;
+
+    plane.delete(&crd(&["v1"])).await;
+    let going = state(&kube, |state| state.frozen).await;
+    assert!(
+        going.problems()[0].contains("is being deleted"),
+        "{going:?}"
+    );
+    gone(&plane, &["one", "two"]).await;
+    unharmed_by_a_service(&plane, &mut kube, 3).await;
+}
+
+/// What its watch does not tell, a look at the CRD does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_is_believed_only_after_a_look_at_the_crd() {
+    let plane = cluster_with(&["one", "two"]).await;
+    let mut role = rbac().remove(0);
+    role["rules"][0]["verbs"] = json!(["get", "list"]);
+    plane.apply(role).await;
+    let mut kube = start(plane.agent().await, &plane.dir.path().join("cache"));
+    assert_eq!(kube.next().await.objects.policies.len(), 2);
+    state(&kube, |state| state.failures.contains_key(&Resource::Crd)).await;
+
+    plane.delete(&crd(&["v1"])).await;
+    gone(&plane, &["one", "two"]).await;
+    unharmed_by_a_service(&plane, &mut kube, 2).await;
+}
+
+async fn gone(plane: &ControlPlane, policies: &[&str]) {
+    for name in policies {
+        let policy = policy("v1", name, "");
+        let removed = async {
+            while plane.has(&policy).await {
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, removed).await.unwrap();
+    }
+    // For the events of it, which have a watch of their own.
+    sleep(Duration::from_secs(1)).await;
+}
+
+/// A Service's change comes through, and finds all policies there.
+async fn unharmed_by_a_service(plane: &ControlPlane, kube: &mut Kube, policies: usize) {
+    plane.apply(service("other", 8443)).await;
+    let other = |now: &Objects| now.services.contains_key(&name("other"));
+    until_while(kube, other, |now| now.policies.len() == policies).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn goes_on_without_the_api_server_and_after_it() {
     let mut plane = cluster_with(&["one", "two"]).await;
