@@ -5,7 +5,7 @@ use nodetls::source::kube::mirror_name;
 use serde_json::{Value, json};
 
 /// A definition of BackendTLSPolicy that serves these versions, the last of them stored.
-pub(crate) fn crd(versions: &[&str]) -> Value {
+pub(crate) fn definition(versions: &[&str]) -> Value {
     let version = |name: &&str| {
         let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
         json!({
@@ -73,10 +73,10 @@ pub(crate) fn mirror(name: &str, pem: &str) -> Value {
 pub(crate) fn rbac() -> Vec<Value> {
     let read = ["get", "list", "watch"];
     let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": read});
-    let mut definition = rule("apiextensions.k8s.io", "customresourcedefinitions");
-    definition["resourceNames"] = json!(["backendtlspolicies.gateway.networking.k8s.io"]);
+    let mut crd = rule("apiextensions.k8s.io", "customresourcedefinitions");
+    crd["resourceNames"] = json!(["backendtlspolicies.gateway.networking.k8s.io"]);
     let rules = [
-        definition,
+        crd,
         rule("gateway.networking.k8s.io", "backendtlspolicies"),
         rule("", "services"),
         rule("", "namespaces"),
