@@ -19,7 +19,7 @@ use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
 
 const FILE: &str = "objects";
 
-/// Before the digest in the header. Another number for another layout of [`Kept`].
+/// Before the digest in the header. Another number for another layout of what is kept.
 const MAGIC: &str = "nodetls-objects 1 ";
 
 /// What is kept.
