@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::policy::{ObjectName, Objects};
 
 mod files;
+pub mod kube;
 mod look;
 mod manifest;
 

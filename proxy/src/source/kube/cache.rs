@@ -1,0 +1,139 @@
+//! The last complete objects, on the node's disk: an agent that starts while the API server is away goes on with them.
+//!
+//! One file: a header line with version and SHA-256 of what follows, then JSON. It holds no keys: of ConfigMaps there is
+//! only `ca.crt`. Written to a temporary file and renamed, so a reader sees the old one or the new one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Namespaces, sha256_hex};
+use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
+
+const FILE: &str = "objects";
+
+/// Before the digest in the header. Another number for another layout of what is kept.
+const MAGIC: &str = "nodetls-objects 1 ";
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Seconds since 1970 (UTC).
+    written: u64,
+    services: Vec<Service>,
+    config_maps: Vec<ConfigMap>,
+    policies: Vec<BackendTlsPolicy>,
+    pub(super) namespaces: Namespaces,
+}
+
+/// Why a cache is not used. Display names the cure, where there is one.
+#[derive(Debug, Error)]
+pub(super) enum CacheError {
+    #[error("it can't be read: {0}")]
+    Unreadable(#[from] io::Error),
+    #[error("it is of another version of nodetls")]
+    OtherVersion,
+    #[error("it is damaged: its checksum is wrong; see to the node's disk")]
+    Damaged,
+    #[error("it is damaged: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl Kept {
+    /// What is in force now.
+    pub(super) fn new(objects: Objects, namespaces: Namespaces) -> Self {
+        Self {
+            written: 0,
+            services: objects.services.into_values().collect(),
+            config_maps: objects.config_maps.into_values().collect(),
+            policies: objects.policies.into_values().collect(),
+            namespaces,
+        }
+    }
+
+    /// The objects as they were.
+    pub(super) fn objects(self) -> Objects {
+        Objects {
+            services: by_name(self.services, |service| &service.metadata),
+            endpoint_slices: BTreeMap::new(),
+            config_maps: by_name(self.config_maps, |config_map| &config_map.metadata),
+            policies: by_name(self.policies, |policy| &policy.metadata),
+        }
+    }
+
+    /// When they were in force.
+    pub(super) fn written(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.written)
+    }
+
+    /// The file's content.
+    pub(super) fn encode(mut self, now: SystemTime) -> Result<Vec<u8>, serde_json::Error> {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH);
+        self.written = since.unwrap_or_default().as_secs();
+        let body = serde_json::to_vec(&self)?;
+        let mut bytes = format!("{MAGIC}{}\n", sha256_hex(&body)).into_bytes();
+        bytes.extend(body);
+        Ok(bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, CacheError> {
+        let rest = bytes
+            .strip_prefix(MAGIC.as_bytes())
+            .ok_or(CacheError::OtherVersion)?;
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        let (header, body) = end
+            .and_then(|end| Some((rest.get(..end)?, rest.get(end + 1..)?)))
+            .ok_or(CacheError::Damaged)?;
+        if header != sha256_hex(body).as_bytes() {
+            return Err(CacheError::Damaged);
+        }
+        Ok(serde_json::from_slice(body)?)
+    }
+}
+
+/// Reads what the last run kept; `None` if there was none.
+///
+/// # Errors
+/// When it can't be used.
+pub(super) fn read(dir: &Path) -> Result<Option<Kept>, CacheError> {
+    match fs::read(path(dir)) {
+        Ok(bytes) => Kept::decode(&bytes).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts `bytes` in the place of what was kept before; mode 0600. Creates the directory if need be.
+pub(super) fn write(dir: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::Builder::new().prefix(FILE).tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path(dir))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Where the objects are kept.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+/// Puts objects back into their place.
+fn by_name<T>(objects: Vec<T>, metadata: impl Fn(&T) -> &ObjectMeta) -> BTreeMap<ObjectName, T> {
+    let named = objects.into_iter().map(|object| {
+        let meta = metadata(&object);
+        let name = ObjectName::new(
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        );
+        (name, object)
+    });
+    named.collect()
+}

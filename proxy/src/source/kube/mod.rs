@@ -1,0 +1,103 @@
+//! A cluster, watched: BackendTLSPolicies, Services, Namespaces, and the CA certificates that the controller mirrors.
+//!
+//! Rules: nothing is published before every watch has listed once; what can't be watched for a while stays as it was;
+//! a policy's removal is believed only after a look at its CRD; what was last complete is kept on disk for a start
+//! without API server.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use kube::Client;
+use tokio::sync::{mpsc, watch as latest};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Update;
+
+mod cache;
+mod crd;
+mod debounce;
+mod driver;
+mod mirror;
+mod publish;
+mod reduce;
+mod report;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use crd::Crd;
+pub use mirror::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+pub use reduce::Namespace;
+pub use state::{Resource, State, Synced, WatchFailure};
+
+/// What the source needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nodetls' own namespace, where the controller mirrors CA certificates.
+    pub namespace: String,
+    /// A directory on the node, in which the last objects are kept.
+    pub cache: PathBuf,
+}
+
+/// Every Namespace, by name.
+pub type Namespaces = BTreeMap<String, Namespace>;
+
+/// Follows a cluster. Dropping it ends the watches.
+#[derive(Debug)]
+pub struct Kube {
+    updates: mpsc::Receiver<Update>,
+    state: latest::Receiver<State>,
+    namespaces: latest::Receiver<Arc<Namespaces>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Kube {
+    /// Starts to watch. To be called within a tokio runtime.
+    pub fn start(client: Client, options: Options) -> Self {
+        // One place: an update is made when there is room for it, so it is never older than the one before.
+        let (updates_to, updates) = mpsc::channel(1);
+        let (state_to, state) = latest::channel(State::default());
+        let (namespaces_to, namespaces) = latest::channel(Arc::default());
+        let outputs = driver::Outputs {
+            updates: updates_to,
+            state: state_to,
+            namespaces: namespaces_to,
+        };
+        let task = tokio::spawn(driver::run(client, options, outputs));
+        Self {
+            updates,
+            state,
+            namespaces,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Waits until the objects are others than before; the first time, until they are complete. Its `errors` are empty:
+    /// see [`Kube::state`]. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => update,
+            // The task ends only with us.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How well the objects are in step with the API server.
+    pub fn state(&self) -> latest::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The Namespaces; complete before the first [`Update`], empty until then.
+    pub fn namespaces(&self) -> latest::Receiver<Arc<Namespaces>> {
+        self.namespaces.clone()
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    let digest = digest(&SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,96 @@
+//! What is kept of an object in memory and in the cache: nothing that the compiler does not read.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DynamicObject, PartialObjectMeta};
+use serde::{Deserialize, Serialize};
+
+use super::mirror::{CA_KEY, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+use crate::policy::{BackendTlsPolicy, ObjectName};
+
+/// kubectl keeps a copy of the whole object there.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// What a Namespace says about its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations, but for kubectl's copy of the object.
+    pub annotations: BTreeMap<String, String>,
+}
+
+pub(super) fn policy(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
+    Some(BackendTlsPolicy {
+        metadata: metadata(object.metadata),
+        spec: object
+            .data
+            .get_mut("spec")
+            .map(serde_json::Value::take)
+            .unwrap_or_default(),
+    })
+}
+
+pub(super) fn service(mut service: Service) -> Option<Service> {
+    service.metadata = metadata(service.metadata);
+    if let Some(status) = &mut service.status {
+        status.conditions = None;
+    }
+    Some(service)
+}
+
+pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Namespace> {
+    let mut annotations = object.metadata.annotations.unwrap_or_default();
+    annotations.remove(LAST_APPLIED);
+    let labels = object.metadata.labels.unwrap_or_default();
+    Some(Namespace {
+        labels,
+        annotations,
+    })
+}
+
+/// A mirrored ConfigMap, under the name of its source.
+pub(super) fn config_map(mut mirrored: ConfigMap) -> Option<ConfigMap> {
+    let mut annotations = mirrored.metadata.annotations.take().unwrap_or_default();
+    let source = annotations.remove(SOURCE_NAMESPACE);
+    let source = source
+        .zip(annotations.remove(SOURCE_NAME))
+        .map(|(namespace, name)| ObjectName::new(namespace, name))
+        .filter(|source| mirrored.metadata.name == Some(mirror_name(source)));
+    let Some(source) = source else {
+        let name = mirrored.metadata.name.unwrap_or_default();
+        tracing::warn!(
+            name,
+            "this ConfigMap is no mirror: its name does not fit {SOURCE_NAMESPACE} and {SOURCE_NAME}; remove it"
+        );
+        return None;
+    };
+    let certificates = mirrored.data.and_then(|mut data| data.remove(CA_KEY));
+    Some(ConfigMap {
+        metadata: ObjectMeta {
+            namespace: Some(source.namespace),
+            name: Some(source.name),
+            ..ObjectMeta::default()
+        },
+        data: certificates.map(|pem| BTreeMap::from([(CA_KEY.to_owned(), pem)])),
+        ..ConfigMap::default()
+    })
+}
+
+/// The compiler orders policies by their age; `nodetls.io/` annotations are for us.
+fn metadata(from: ObjectMeta) -> ObjectMeta {
+    let annotations = from.annotations.map(|mut annotations| {
+        annotations.retain(|key, _| key.starts_with("nodetls.io/"));
+        annotations
+    });
+    ObjectMeta {
+        namespace: from.namespace,
+        name: from.name,
+        generation: from.generation,
+        creation_timestamp: from.creation_timestamp,
+        annotations: annotations.filter(|annotations| !annotations.is_empty()),
+        ..ObjectMeta::default()
+    }
+}

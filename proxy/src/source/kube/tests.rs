@@ -1,0 +1,292 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kube::api::DynamicObject;
+use serde_json::{Value, from_value, json};
+
+use super::cache::{self, CacheError, Kept};
+use super::store::{Store, in_force};
+use super::watch::Signal;
+use super::*;
+use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
+
+fn name(name: &str) -> ObjectName {
+    ObjectName::new("shop", name)
+}
+
+fn policy(hostname: &str) -> BackendTlsPolicy {
+    let spec = json!({"validation": {"hostname": hostname}});
+    from_value(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec})).unwrap()
+}
+
+fn listed(objects: &[(&str, u8)]) -> Signal<u8> {
+    Signal::Listed(objects.iter().map(|(n, v)| (name(n), *v)).collect())
+}
+
+fn failure(status: Option<u16>) -> WatchFailure {
+    WatchFailure {
+        resource: Resource::Services,
+        status,
+        cause: "because".to_owned(),
+    }
+}
+
+#[test]
+fn a_store_follows_its_watch_and_tells_what_changed() {
+    let mut store = Store::default();
+    assert!(!store.take(Signal::Failed(failure(None))));
+    assert!(!store.listed && store.failure.is_some());
+    assert!(store.take(listed(&[])), "complete for the first time");
+    assert!(store.failure.is_some(), "a list is no watch yet");
+    assert!(!store.take(Signal::Watching));
+    assert!(store.watching && store.failure.is_none());
+
+    assert!(store.take(Signal::Applied(name("a"), 1)));
+    assert!(!store.take(Signal::Applied(name("a"), 1)), "the same again");
+    assert!(store.take(Signal::Applied(name("a"), 2)));
+    assert!(!store.take(Signal::Deleted(name("b"))), "unknown here");
+    assert!(!store.take(Signal::Failed(failure(Some(500)))));
+    assert!(!store.watching && store.listed);
+    assert_eq!(store.objects, BTreeMap::from([(name("a"), 2)]), "stay");
+
+    assert!(!store.take(listed(&[("a", 2)])), "listed again, the same");
+    assert!(store.take(listed(&[("c", 3)])), "a list replaces all");
+    assert_eq!(store.objects, BTreeMap::from([(name("c"), 3)]));
+    assert!(store.take(Signal::Deleted(name("c"))));
+}
+
+#[test]
+fn a_removal_counts_only_in_a_complete_picture() {
+    let known = BTreeMap::from([(name("a"), policy("old")), (name("b"), policy("b"))]);
+    let live = BTreeMap::from([(name("a"), policy("new")), (name("c"), policy("c"))]);
+    assert_eq!(in_force(known.clone(), live.clone(), true), live);
+    let frozen = in_force(known, live, false);
+    assert_eq!(frozen.len(), 3);
+    assert_eq!(frozen[&name("a")], policy("new"), "an edit counts always");
+    assert_eq!(frozen[&name("b")], policy("b"));
+}
+
+fn crd(versions: &[(&str, bool)], established: &str, deleted: bool) -> Crd {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|(name, served)| json!({"name": name, "served": served, "schema": {}}))
+        .collect();
+    let mut object = json!({
+        "metadata": {"name": super::crd::NAME},
+        "spec": {"versions": versions},
+        "status": {"conditions": [{"type": "Established", "status": established}]},
+    });
+    if deleted {
+        object["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z");
+    }
+    let object: DynamicObject = from_value(object).unwrap();
+    Crd::of(&object)
+}
+
+#[test]
+fn the_crd_tells_which_version_to_watch() {
+    let served = |version| Crd::Served { version };
+    let both = [("v1alpha3", true), ("v1", true)];
+    assert_eq!(crd(&both, "True", false), served("v1"));
+    let old = [("v1", false), ("v1alpha3", true)];
+    assert_eq!(crd(&old, "True", false), served("v1alpha3"));
+    assert_eq!(crd(&both, "False", false), Crd::Absent, "not established");
+
+    let unknown = crd(&[("v1alpha2", true), ("v1", false)], "True", false);
+    assert_eq!(
+        unknown.to_string(),
+        "BackendTLSPolicy is served as v1alpha2 only, not as v1 or v1alpha3: install the CRDs of Gateway API 1.4 or \
+         newer"
+    );
+    assert_eq!(unknown.version(), None);
+}
+
+#[test]
+fn a_crd_on_its_way_out_vouches_for_no_removal() {
+    let going = crd(&[("v1", true)], "True", true);
+    assert_eq!(
+        going,
+        Crd::Terminating {
+            version: Some("v1")
+        }
+    );
+    assert_eq!(going.version(), Some("v1"), "can still be read");
+    assert!(!going.vouches() && !Crd::Absent.vouches());
+    assert!(crd(&[("v1", true)], "True", false).vouches());
+}
+
+#[test]
+fn of_a_policy_what_the_compiler_reads_is_kept() {
+    let object: DynamicObject = from_value(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {
+            "namespace": "shop", "name": "web", "generation": 3, "resourceVersion": "77", "uid": "u",
+            "creationTimestamp": "2026-11-21T00:00:00Z",
+            "annotations": {"nodetls.io/x": "1", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+            "managedFields": [{"manager": "kubectl"}],
+        },
+        "spec": {"validation": "not an object"},
+        "status": {"ancestors": []},
+    }))
+    .unwrap();
+    let kept = serde_json::to_value(reduce::policy(object)).unwrap();
+    let expected = json!({
+        "metadata": {
+            "namespace": "shop", "name": "web", "generation": 3, "creationTimestamp": "2026-11-21T00:00:00Z",
+            "annotations": {"nodetls.io/x": "1"},
+        },
+        "spec": {"validation": "not an object"},
+    });
+    assert_eq!(kept, expected);
+}
+
+fn mirrored(name: &str) -> ConfigMap {
+    from_value(json!({
+        "metadata": {
+            "namespace": "nodetls", "name": name, "labels": {"nodetls.io/mirror": "true"},
+            "annotations": {"nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca"},
+        },
+        "data": {"ca.crt": "PEM", "tls.key": "KEY"},
+        "binaryData": {"more": "AAAA"},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_mirrored_config_map_stands_for_its_source() {
+    assert_eq!(mirror_name(&name("ca")), "ca-3f02d7593f01af93");
+    let kept = serde_json::to_value(reduce::config_map(mirrored("ca-3f02d7593f01af93"))).unwrap();
+    let expected = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "shop", "name": "ca"},
+        "data": {"ca.crt": "PEM"},
+    });
+    assert_eq!(kept, expected);
+    assert_eq!(reduce::config_map(mirrored("ca-0000000000000000")), None);
+}
+
+fn objects() -> (Objects, Namespaces) {
+    let service: Service = from_value(json!({
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 443, "targetPort": "https"}]},
+    }))
+    .unwrap();
+    let ca = reduce::config_map(mirrored("ca-3f02d7593f01af93")).unwrap();
+    let objects = Objects {
+        services: BTreeMap::from([(name("web"), service)]),
+        config_maps: BTreeMap::from([(name("ca"), ca)]),
+        policies: BTreeMap::from([(name("web"), policy("web.example"))]),
+        ..Objects::default()
+    };
+    let namespace = Namespace {
+        labels: BTreeMap::from([("nodetls.io/redirect".to_owned(), "disabled".to_owned())]),
+        annotations: BTreeMap::new(),
+    };
+    (objects, BTreeMap::from([("shop".to_owned(), namespace)]))
+}
+
+#[test]
+fn the_cache_gives_back_what_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("made/when/missing");
+    assert!(cache::read(&dir).unwrap().is_none());
+
+    let (objects, namespaces) = objects();
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    let kept = Kept::new(objects.clone(), namespaces.clone());
+    cache::write(&dir, b"an older one").unwrap();
+    cache::write(&dir, &kept.encode(then).unwrap()).unwrap();
+
+    let path = cache::path(&dir);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!fs::read_to_string(&path).unwrap().contains("KEY"));
+    let files: Vec<_> = fs::read_dir(&dir).unwrap().collect();
+    assert_eq!(files.len(), 1, "no temporary file is left: {files:?}");
+
+    let read = cache::read(&dir).unwrap().unwrap();
+    assert_eq!(read.written(), then);
+    assert_eq!(read.namespaces, namespaces);
+    assert_eq!(read.objects(), objects);
+}
+
+#[test]
+fn a_cache_that_is_not_whole_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (objects, namespaces) = objects();
+    let good = Kept::new(objects, namespaces)
+        .encode(SystemTime::now())
+        .unwrap();
+    let reads = |bytes: &[u8]| {
+        cache::write(dir.path(), bytes).unwrap();
+        cache::read(dir.path())
+    };
+    assert!(reads(&good).unwrap().is_some());
+    for end in 0..good.len() {
+        assert!(Kept::decode(&good[..end]).is_err(), "cut to {end} bytes");
+    }
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    assert!(matches!(reads(&flipped), Err(CacheError::Damaged)));
+    let other = String::from_utf8(good).unwrap().replacen(" 1 ", " 2 ", 1);
+    assert!(matches!(
+        reads(other.as_bytes()),
+        Err(CacheError::OtherVersion)
+    ));
+    fs::remove_file(cache::path(dir.path())).unwrap();
+    fs::create_dir(cache::path(dir.path())).unwrap();
+    assert!(matches!(
+        cache::read(dir.path()),
+        Err(CacheError::Unreadable(_))
+    ));
+}
+
+#[test]
+fn a_failure_names_cause_and_cure() {
+    let texts = [
+        (Some(403), "HTTP 403: because; apply the RBAC rules"),
+        (None, "watched: because; see that the API"),
+    ];
+    for (status, part) in texts {
+        let text = failure(status).to_string();
+        assert!(
+            text.starts_with("services can't be ") && text.contains(part),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_last_sync_is_when_the_last_watch_broke() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let mut state = State::default();
+    assert_eq!(state.last_sync(at(9)), None);
+    state.synced = Synced::Cached { written: at(1) };
+    assert_eq!(state.last_sync(at(9)), Some(at(1)));
+    state.synced = Synced::Live;
+    state.in_step = true;
+    assert_eq!(state.last_sync(at(9)), Some(at(9)));
+    (state.in_step, state.left_step) = (false, Some(at(5)));
+    assert_eq!(state.last_sync(at(9)), Some(at(5)));
+}
+
+#[test]
+fn frozen_policies_are_a_problem_that_is_told() {
+    let state = State {
+        crd: Some(Crd::Absent),
+        frozen: true,
+        failures: BTreeMap::from([(Resource::Services, failure(Some(403)))]),
+        ..State::default()
+    };
+    let problems = state.problems();
+    assert_eq!(problems.len(), 2);
+    assert!(
+        problems[0].ends_with("newer; the policies of before stay in force"),
+        "{problems:?}"
+    );
+}
