@@ -12,7 +12,7 @@ pub(super) const CONTROLLER_NAME: &str = "nodetls.io/controller";
 /// Entries that the API lets a policy have, of all controllers together.
 const MAX_ANCESTORS: usize = 16;
 
-/// Characters of a condition's message that the API allows.
+/// The API allows so many characters of a condition's message, and we as many bytes.
 const MAX_MESSAGE: usize = 32_768;
 
 /// What `status.ancestors` should be.

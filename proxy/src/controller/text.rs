@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-/// The text, or as much of its head as `limit` characters hold with an ellipsis.
+/// The text, or as much of its head as `limit` bytes hold with an ellipsis.
 pub(super) fn truncated(text: &str, limit: usize) -> Cow<'_, str> {
-    let mut ends = text.char_indices().map(|(end, _)| end);
-    match (ends.clone().nth(limit), ends.nth(limit.saturating_sub(1))) {
-        (Some(_), Some(end)) => Cow::Owned(format!("{}…", &text[..end])),
-        _ => Cow::Borrowed(text),
+    if text.len() <= limit {
+        return Cow::Borrowed(text);
     }
+    let end = text.floor_char_boundary(limit.saturating_sub('…'.len_utf8()));
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 #[cfg(test)]
@@ -17,9 +17,9 @@ mod tests {
 
     #[test]
     fn cuts_at_a_character_and_only_what_is_too_long() {
-        assert_eq!(truncated("häuser", 6), "häuser");
-        assert_eq!(truncated("häuser", 5), "häus…");
-        assert_eq!(truncated("häuser", 2), "h…");
-        assert_eq!(truncated("", 2), "");
+        assert_eq!(truncated("häuser", 7), "häuser");
+        assert_eq!(truncated("häuser", 6), "hä…");
+        assert_eq!(truncated("häuser", 5), "h…");
+        assert_eq!(truncated("", 3), "");
     }
 }
