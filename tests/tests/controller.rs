@@ -125,10 +125,9 @@ impl World {
     }
 
     async fn mirror(&self, source: &str) -> Option<ConfigMap> {
-        let mirrors = self
-            .mirrors()
-            .list(&ListParams::default().labels("nodetls.io/mirror=true"));
-        let mut mirrors = mirrors.await.unwrap().into_iter();
+        let labelled = ListParams::default().labels("nodetls.io/mirror=true");
+        let mirrors = self.mirrors().list(&labelled).await.unwrap();
+        let mut mirrors = mirrors.into_iter();
         mirrors.find(|mirror| {
             let annotations = mirror.metadata.annotations.as_ref().unwrap();
             annotations["nodetls.io/source-namespace"] == self.users

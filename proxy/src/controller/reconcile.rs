@@ -108,7 +108,7 @@ impl Controller {
         self.config_maps.changed().await;
     }
 
-    async fn mirror(&self, named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>) -> Failures {
+    async fn mirror(&mut self, named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>) -> Failures {
         let Some(existing) = self.config_maps.mirrors() else {
             return Failures::new();
         };
@@ -122,14 +122,12 @@ impl Controller {
         let diff = diff(wanted.collect(), existing.iter().map(AsRef::as_ref));
         let api = Api::namespaced(self.client.clone(), &self.namespace);
         let applied = diff.apply.into_iter().map(|mirror| apply(&api, mirror));
-        let applied = stream::iter(applied)
-            .buffer_unordered(PARALLEL)
-            .collect::<Vec<_>>();
         let deleted = diff.delete.into_iter().map(|name| delete(&api, name));
-        let deleted = stream::iter(deleted)
-            .buffer_unordered(PARALLEL)
-            .collect::<Vec<_>>();
-        let done = [applied.await, deleted.await].concat();
+        // Collected, as a stream that maps while it runs would not be Send.
+        let (applied, deleted): (Vec<_>, Vec<_>) = (applied.collect(), deleted.collect());
+        let applied = stream::iter(applied).buffer_unordered(PARALLEL);
+        let deleted = stream::iter(deleted).buffer_unordered(PARALLEL);
+        let done = [applied.collect::<Vec<_>>().await, deleted.collect().await].concat();
         done.into_iter().filter_map(Result::err).collect()
     }
 

@@ -17,18 +17,18 @@ const MAX_MESSAGE: usize = 32_768;
 
 /// What `status.ancestors` should be.
 #[derive(Debug, Default, PartialEq)]
-pub struct Desired {
+pub(super) struct Desired {
     /// The entries to write; `None` when they are what they should be.
-    pub ancestors: Option<Vec<Value>>,
+    pub(super) ancestors: Option<Vec<Value>>,
     /// Targets whose entries the API has no room for, as `Service web` or `Service web, port https`.
-    pub left_out: Vec<String>,
+    pub(super) left_out: Vec<String>,
 }
 
 /// Brings our entries of `existing` up to `compiled`. Other controllers' entries stay as they are, in their order; ours
 /// keep their places, new ones come last. One that finds 16 entries is left out: an implementation must add no more.
 ///
 /// Nothing is written over what a newer view of the policy (a higher observedGeneration) has left.
-pub fn desired(
+pub(super) fn desired(
     existing: &[Value],
     compiled: &PolicyStatus,
     generation: i64,

@@ -90,6 +90,8 @@ impl StatusWriter {
                 (wanted, written.unwrap_or_else(failed))
             }
         });
+        // Collected, as a stream that maps while it runs would not be Send.
+        let work: Vec<_> = work.collect();
         let outcomes: Vec<_> = stream::iter(work)
             .buffer_unordered(PARALLEL)
             .collect()
