@@ -72,8 +72,9 @@ impl ApiServer {
     }
 
     fn start_api(&mut self, cluster: &Path, etcd: &str) {
-        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        fs::write(self.path("sa.key"), key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(self.path("sa.key"), key.serialize_pem()).unwrap();
+        fs::write(self.path("sa.pub"), key.public_key_pem()).unwrap();
         let users = "admin,admin,admin,system:masters\ncontroller,controller,controller,\n";
         fs::write(self.path("tokens.csv"), users).unwrap();
         for user in ["admin", "controller"] {
@@ -87,8 +88,9 @@ impl ApiServer {
             });
             fs::write(self.path(user), config.to_string()).unwrap();
         }
-        let (key, tokens) = (self.text("sa.key"), self.text("tokens.csv"));
-        let (certs, port) = (self.text("certs"), self.port.to_string());
+        let (key, public) = (self.text("sa.key"), self.text("sa.pub"));
+        let (certs, tokens) = (self.text("certs"), self.text("tokens.csv"));
+        let port = self.port.to_string();
         let flags = [
             ("etcd-servers", etcd),
             ("bind-address", "127.0.0.1"),
@@ -98,7 +100,7 @@ impl ApiServer {
             ("token-auth-file", &tokens),
             ("service-cluster-ip-range", "10.96.0.0/16"),
             ("service-account-issuer", "https://kubernetes.default.svc"),
-            ("service-account-key-file", &key),
+            ("service-account-key-file", &public),
             ("service-account-signing-key-file", &key),
             ("disable-admission-plugins", "ServiceAccount"),
         ];
