@@ -322,11 +322,15 @@ async fn status_lives_with_another_controllers_entry() {
     // The other one writes while we do: hostnames change, and each is a new generation.
     let (policies, entries) = (world.policies(), world.policies());
     let other = tokio::spawn(async move {
-        for round in 0..30 {
-            write_foreign(&entries, "p", &foreign(&format!("round {round}"))).await;
+        let mut before = foreign("first");
+        for round in 0..100 {
+            let now = entries.get("p").await.unwrap();
+            assert_eq!(now.data["status"]["ancestors"][0], before, "written over");
+            before = foreign(&format!("round {round}"));
+            write_foreign(&entries, "p", &before).await;
         }
     });
-    for round in 0..30 {
+    for round in 0..100 {
         let patch =
             json!({"spec": {"validation": {"hostname": format!("www-{round}.example.com")}}});
         policies
@@ -338,7 +342,7 @@ async fn status_lives_with_another_controllers_entry() {
     until("both entries, of the last generation", async || {
         let generation = world.policies().get("p").await.unwrap().metadata.generation;
         let ancestors = world.ancestors("p").await;
-        ancestors[0] == foreign("round 29")
+        ancestors[0] == foreign("round 99")
             && ancestors[1]["conditions"][0]["observedGeneration"].as_i64() == generation
     })
     .await;
@@ -371,7 +375,7 @@ async fn status_lives_with_another_controllers_entry() {
         .await
         .unwrap();
     until("our entry gone", async || {
-        world.ancestors("p").await == [foreign("round 29")]
+        world.ancestors("p").await == [foreign("round 99")]
     })
     .await;
     replica.stop().await;
