@@ -5,6 +5,7 @@ pub mod addr;
 pub mod admin;
 pub mod agent;
 pub mod check;
+pub mod controller;
 pub mod exec;
 pub mod failure;
 pub mod metrics;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nodetls::pods::cgroups::{CgroupOptions, CgroupPods};
 use nodetls::pods::decide::{Bypass, Decision, PodInfo};
 use nodetls::pods::lister::{Listing, Netns};
-use nodetls::pods::netns::NetnsThread;
+use nodetls::pods::netns::{NetnsThread, current_cookie};
 use nodetls::pods::{Pod, Pods, Serve};
 use nodetls::redirect::Redirect;
 use nodetls_tests::{Running, binary};
@@ -58,7 +58,8 @@ impl Node {
         fs::create_dir_all(&dir).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", &format!("set -e; echo $$ > \"$0\"; {script}")]);
-        Running(command.arg(dir.join("cgroup.procs")).spawn().unwrap())
+        command.arg(dir.join("cgroup.procs"));
+        Running::new(command)
     }
 
     /// The same in a netns of its own.
@@ -129,7 +130,7 @@ async fn pods_come_and_go() {
     let [netns] = of(&listing, UID)[..] else {
         panic!("{:?}", listing.netns);
     };
-    assert_eq!(netns.inode, netns_of(pause.0.id()));
+    assert_eq!(netns.inode, netns_of(pause.id()));
     assert_eq!(netns.file.metadata().unwrap().ino(), netns.inode);
     assert_eq!(netns.decision, Decision::Enrol);
     assert!(
@@ -139,14 +140,11 @@ async fn pods_come_and_go() {
     );
 
     // A second container in the same netns, and one of Docker's in the pod.
-    let join = format!(
-        "exec nsenter --net=/proc/{}/ns/net sleep 1000",
-        pause.0.id()
-    );
+    let join = format!("exec nsenter --net=/proc/{}/ns/net sleep 1000", pause.id());
     let _app = node.start(UID, "app", &join);
     let unshare = format!(
         "exec nsenter --net=/proc/{}/ns/net unshare -n sleep 1000",
-        pause.0.id()
+        pause.id()
     );
     let _nested = node.start(UID, "app/docker/c1", &unshare);
     let listing = wait(&mut pods, "the nested netns is listed", |list| {
@@ -186,7 +184,7 @@ async fn the_nodes_netns_is_never_a_pods() {
     .await;
     assert!(of(&listing, UID).is_empty());
     assert_eq!(of(&listing, OTHER).len(), 1);
-    assert_eq!(of(&listing, OTHER)[0].inode, netns_of(pause.0.id()));
+    assert_eq!(of(&listing, OTHER)[0].inode, netns_of(pause.id()));
     let nodes = &listing.netns[&format!("node/{own}")];
     assert_eq!(nodes.decision, Decision::Bypass(Bypass::HostNetwork));
     assert_eq!(nodes.inode, own);
@@ -206,12 +204,12 @@ async fn a_node_without_the_machines_netns() {
         .args(["-n", "sh", "-c", script])
         .arg(&host)
         .arg(&ordinary);
-    let shim = Running(command.spawn().unwrap());
+    let shim = Running::new(command);
 
     // We did not learn of it: nothing is done with it, and nothing else is held up.
     let mut pods = node.pods();
     let both = |list: &Listing| of(list, UID).len() == 1 && of(list, OTHER).len() == 1;
-    let settled = |list: &Listing| both(list) && of(list, OTHER)[0].inode != netns_of(shim.0.id());
+    let settled = |list: &Listing| both(list) && of(list, OTHER)[0].inode != netns_of(shim.id());
     let listing = wait(&mut pods, "both are listed", settled).await;
     assert_eq!(of(&listing, UID)[0].decision, Decision::Deny);
     assert_eq!(of(&listing, OTHER)[0].decision, Decision::Enrol);
@@ -231,7 +229,7 @@ async fn a_node_without_the_machines_netns() {
     // It is named.
     let options = CgroupOptions {
         root: Some(node.root.clone()),
-        node_netns: vec![format!("/proc/{}/ns/net", shim.0.id()).into()],
+        node_netns: vec![format!("/proc/{}/ns/net", shim.id()).into()],
         ..CgroupOptions::default()
     };
     let listing = CgroupPods::new(options, RECONCILE).unwrap().list().unwrap();
@@ -245,13 +243,13 @@ async fn a_node_without_the_machines_netns() {
         node.root.display()
     );
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", shim.0.id()));
+    command.arg(format!("--net=/proc/{}/ns/net", shim.id()));
     let output = command
         .args(["sh", "-c", &format!("({list}); true")])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let nodes = format!("node/{} Bypass(HostNetwork)", netns_of(shim.0.id()));
+    let nodes = format!("node/{} Bypass(HostNetwork)", netns_of(shim.id()));
     assert!(text.contains(&nodes), "{text}");
     assert!(!text.contains(UID), "{text}");
 }
@@ -293,7 +291,12 @@ async fn listed_pods_are_enrolled_bypassed_and_released() {
     ));
     let (redirect, mut maps) = Redirect::load(&pins).unwrap();
     let modes = &mut maps.pods;
-    let mut pods = Pods::new(node.pods(), NetnsThread::start().unwrap(), 7);
+    let mut pods = Pods::new(
+        node.pods(),
+        NetnsThread::start().unwrap(),
+        7,
+        current_cookie().unwrap(),
+    );
     let pause = node.start_in_netns(UID, "pause");
     loop {
         let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
@@ -338,10 +341,10 @@ async fn a_visitor_does_not_take_a_pods_netns() {
         !of(list, UID).is_empty()
     })
     .await;
-    let enter = format!("nsenter --net=/proc/{}/ns/net sleep 1000", pause.0.id());
+    let enter = format!("nsenter --net=/proc/{}/ns/net sleep 1000", pause.id());
     let _visitor = node.start(OTHER, "agent", &format!("{enter} & {enter} & wait"));
     let procs = node.pod(OTHER).join("agent/cgroup.procs");
-    let inside = |pid: &str| netns_of(pid.parse().unwrap()) == netns_of(pause.0.id());
+    let inside = |pid: &str| netns_of(pid.parse().unwrap()) == netns_of(pause.id());
     let visited = || {
         fs::read_to_string(&procs)
             .unwrap()
@@ -367,7 +370,7 @@ fn a_private_cgroup_namespace_hides_nothing() {
     let node = Node::new();
     let pause = node.start_in_netns(UID, "pause");
     let own = netns_of(std::process::id());
-    while netns_of(pause.0.id()) == own {
+    while netns_of(pause.id()) == own {
         std::thread::sleep(Duration::from_millis(5));
     }
     // As a container on pure cgroup v2 is: /proc/PID/cgroup tells nothing, the mounted tree everything.
@@ -384,7 +387,7 @@ fn a_private_cgroup_namespace_hides_nothing() {
         .arg(agent.join("cgroup.procs"));
     let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
     assert!(text.contains("0::/\n"), "{text}");
-    let expected = format!("{UID}/{} Enrol", netns_of(pause.0.id()));
+    let expected = format!("{UID}/{} Enrol", netns_of(pause.id()));
     assert!(text.contains(&expected), "{text}");
 }
 

@@ -15,7 +15,7 @@ const STAGES: [Stage; 10] = [
     ("eBPF build", || ebpf::build(false)),
     ("clippy", || {
         sh::run(&mut sh::cargo(
-            "clippy --locked --workspace --all-targets -- -D warnings",
+            "clippy --locked --workspace --features nodetls-tests/cluster --all-targets -- -D warnings",
         ))
     }),
     ("rustdoc", rustdoc),

@@ -1,6 +1,6 @@
 //! From `caCertificateRefs` or `wellKnownCACertificates` to the certificates to trust.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -45,6 +45,26 @@ pub(crate) fn ca_bundles(
         (name.clone(), refs.iter().filter_map(resolve).collect())
     });
     bundles.collect()
+}
+
+/// For each policy the ConfigMaps that its `caCertificateRefs` name, whether or not they exist.
+pub(crate) fn ca_config_maps(objects: &Objects) -> BTreeMap<ObjectName, BTreeSet<ObjectName>> {
+    let named = objects.policies.iter().map(|(name, policy)| {
+        let refs = match validate::read(&policy.spec).trust {
+            Some(Trust::Refs(refs)) => refs,
+            Some(Trust::System) | None => Vec::new(),
+        };
+        let config_maps = refs.into_iter().filter(CaRef::is_config_map);
+        let config_maps = config_maps.map(|ca_ref| ObjectName::new(&name.namespace, ca_ref.name));
+        (name.clone(), config_maps.collect())
+    });
+    named.collect()
+}
+
+impl CaRef {
+    fn is_config_map(&self) -> bool {
+        self.group.is_empty() && self.kind == "ConfigMap"
+    }
 }
 
 impl<'a> Authorities<'a> {
@@ -118,7 +138,7 @@ impl<'a> Authorities<'a> {
         ca_ref: &CaRef,
     ) -> Result<(ObjectName, Arc<CaBundle>), Condition> {
         let CaRef { group, kind, name } = ca_ref;
-        if !group.is_empty() || kind != "ConfigMap" {
+        if !ca_ref.is_config_map() {
             let slash = if group.is_empty() { "" } else { "/" };
             let message = format!(
                 "{group}{slash}{kind} {namespace}/{name}: this kind is not supported as a CA \

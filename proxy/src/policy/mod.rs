@@ -22,7 +22,7 @@ mod validate;
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
-pub(crate) use ca::ca_bundles;
+pub(crate) use ca::{ca_bundles, ca_config_maps};
 pub use objects::Objects;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,

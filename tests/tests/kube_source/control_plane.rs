@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -14,8 +14,8 @@ use nodetls_tests::{Ca, Running};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-/// Where the multi-call Kubernetes binary is.
-const PROGRAM: &str = "NODETLS_KUBERNETES";
+/// The directory of the programs that `cargo xtask cluster` builds.
+const PROGRAMS: &str = "NODETLS_CLUSTER";
 
 /// Longest wait for anything; back-off has grown to some seconds by then.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -42,7 +42,7 @@ impl ControlPlane {
             dir,
             port,
             etcd_port,
-            _etcd: Running(etcd),
+            _etcd: etcd,
             apiserver: None,
         };
         plane.start_api().await;
@@ -69,7 +69,7 @@ impl ControlPlane {
             format!("--service-account-key-file={dir}/server.crt"),
             format!("--service-account-signing-key-file={dir}/server.key"),
         ]);
-        self.apiserver = Some(Running(spawn(command, self.dir.path(), "apiserver.log")));
+        self.apiserver = Some(spawn(command, self.dir.path(), "apiserver.log"));
         let ready = async {
             loop {
                 let request = http_get("/readyz");
@@ -146,19 +146,19 @@ fn http_get(path: &str) -> hyper::Request<Vec<u8>> {
 
 fn write_keys(dir: &Path) {
     let ca = Ca::new("Kubernetes");
-    let (certificate, key) = ca.sign("127.0.0.1", 1);
+    let server = ca.sign("127.0.0.1");
     let tokens = "admin,admin,1,system:masters\nagent,system:serviceaccount:nodetls:agent,2,\n";
     for (name, text) in [
         ("ca.crt", ca.pem.as_str()),
-        ("server.crt", &certificate),
-        ("server.key", &key),
+        ("server.crt", &server.certificate),
+        ("server.key", &server.key),
         ("tokens.csv", tokens),
     ] {
         fs::write(dir.join(name), text).unwrap();
     }
 }
 
-fn etcd(dir: &Path, port: u16, peer_port: u16) -> Child {
+fn etcd(dir: &Path, port: u16, peer_port: u16) -> Running {
     let (client, peer) = (
         format!("http://127.0.0.1:{port}"),
         format!("http://127.0.0.1:{peer_port}"),
@@ -176,19 +176,18 @@ fn etcd(dir: &Path, port: u16, peer_port: u16) -> Child {
 }
 
 fn program(name: &str) -> Command {
-    let binary = std::env::var_os(PROGRAM);
-    let binary =
-        binary.unwrap_or_else(|| panic!("set {PROGRAM} to the multi-call Kubernetes binary"));
-    let mut command = Command::new(binary);
+    let programs = std::env::var_os(PROGRAMS);
+    let programs = programs.unwrap_or_else(|| panic!("{PROGRAMS}: run `cargo xtask e2e`"));
+    let mut command = Command::new(Path::new(&programs).join("kubernetes"));
     command.arg(name);
     command
 }
 
-fn spawn(mut command: Command, dir: &Path, log: &str) -> Child {
+fn spawn(mut command: Command, dir: &Path, log: &str) -> Running {
     let log = File::create(dir.join(log)).unwrap();
     command.current_dir(dir).stdin(Stdio::null());
     command.stdout(log.try_clone().unwrap()).stderr(log);
-    command.spawn().unwrap()
+    Running::new(command)
 }
 
 async fn client(dir: &Path, port: u16, token: &str) -> Client {

@@ -1,5 +1,4 @@
-//! The Kubernetes source against a real API server:
-//! `NODETLS_KUBERNETES=… cargo test -p nodetls-tests --features cluster --test kube_source`.
+//! The Kubernetes source against a real API server; `cargo xtask e2e` runs this.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A broken rig is a failed test.
 
 use std::path::Path;

@@ -60,10 +60,20 @@ pub(crate) fn kubectl(arguments: &[String]) -> Result<()> {
     Err(error).context("kubectl")
 }
 
-/// Runs the end-to-end tests against the cluster, which must be up.
+/// Runs the tests that need a real API server, which they start themselves, and the end-to-end tests against the
+/// cluster, which must be up.
 pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
     if !ready()? {
         bail!("the cluster is not up: `cargo xtask cluster up`");
+    }
+    for test in ["kube_source", "controller"] {
+        let mut cargo = sh::cargo("test --locked --package nodetls-tests --features cluster");
+        cargo.args(["--test", test, "--"]).args(arguments);
+        sh::run(
+            cargo
+                .arg("--test-threads=2")
+                .env("NODETLS_CLUSTER", programs::directory()?),
+        )?;
     }
     let mut test = sh::cargo("test --locked --package nodetls-e2e --");
     sh::run(test.args(arguments))

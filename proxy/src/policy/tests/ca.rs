@@ -277,3 +277,19 @@ fn refs_are_told_of_also_when_the_policy_is_invalid_otherwise() {
         &["default/absent"],
     );
 }
+
+#[test]
+fn named_config_maps_need_not_exist() {
+    let mut spec = spec("web", None);
+    let refs =
+        ["ca", "absent", "ca"].map(|name| json!({"group": "", "kind": "ConfigMap", "name": name}));
+    let secret = json!({"group": "", "kind": "Secret", "name": "s"});
+    spec["validation"]["caCertificateRefs"] = refs.into_iter().chain([secret]).collect();
+    let mut system = spec.clone();
+    system["validation"] = json!({"hostname": "a.example", "wellKnownCACertificates": "System"});
+    let world = World::new().policy("p", spec).policy("q", system);
+    let named = ca_config_maps(&world.objects);
+    let names: Vec<_> = named[&default_name("p")].iter().cloned().collect();
+    assert_eq!(names, [default_name("absent"), default_name("ca")]);
+    assert!(named[&default_name("q")].is_empty());
+}

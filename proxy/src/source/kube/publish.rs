@@ -148,6 +148,7 @@ fn update(objects: Objects) -> Update {
     Update {
         objects,
         errors: Vec::new(),
+        policy_files: BTreeMap::new(),
     }
 }
 

@@ -1,0 +1,59 @@
+//! What the API server's refusals mean to us, and its silence.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// For an ordinary request.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request that ends: the client itself waits for an answer as long as the connection lives.
+pub(super) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let silence = || kube::Error::Service("the API server does not answer".into());
+    timeout(limit, request)
+        .await
+        .unwrap_or_else(|_| Err(silence()))
+}
+
+/// An error with its causes, and for a missing permission the cure.
+pub(super) fn describe(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let cure = match status.code {
+            401 => "; see that the pod's ServiceAccount exists and its token is mounted",
+            403 => "; apply the RBAC rules of nodetls' manifests again",
+            _ => "",
+        };
+        return format!("HTTP {}: {}{cure}", status.code, status.message);
+    }
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The object is not what it was when we read it, or exists already.
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
+    code(error) == Some(409)
+}
+
+/// The object, its namespace or its kind does not exist.
+pub(super) fn is_not_found(error: &kube::Error) -> bool {
+    code(error) == Some(404)
+}
+
+fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}

@@ -1,0 +1,110 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn config_map(value: Value) -> ConfigMap {
+    serde_json::from_value(value).unwrap()
+}
+
+fn source() -> ObjectName {
+    ObjectName::new("shop", "ca")
+}
+
+/// The mirror of `shop/ca`, if that has this content.
+fn mirror_of(data: Value) -> ConfigMap {
+    mirror("nodetls", &source(), Some(&config_map(data)))
+}
+
+fn wanted(mirror: Option<ConfigMap>) -> BTreeMap<String, Option<ConfigMap>> {
+    BTreeMap::from([(mirror_name(&source()), mirror)])
+}
+
+#[test]
+fn a_mirror_holds_the_certificates_alone_and_names_its_source() {
+    // printf shop/ca | sha256sum
+    assert_eq!(mirror_name(&source()), "ca-3f02d7593f01af93");
+    let content =
+        json!({"data": {"ca.crt": "PEM", "password": "x"}, "binaryData": {"other": "eA=="}});
+    let mirror = serde_json::to_value(mirror_of(content)).unwrap();
+    assert_eq!(
+        mirror,
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": "ca-3f02d7593f01af93", "namespace": "nodetls",
+                "labels": {"nodetls.io/mirror": "true"},
+                "annotations": {"nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca"},
+            },
+            "data": {"ca.crt": "PEM"},
+        })
+    );
+    let binary = mirror_of(json!({"binaryData": {"ca.crt": "/w=="}}));
+    assert_eq!(binary.data, None);
+    assert_eq!(binary.binary_data.unwrap()["ca.crt"].0, [0xff]);
+}
+
+#[test]
+fn a_missing_source_or_key_is_a_mirror_without_data() {
+    let missing = mirror("nodetls", &source(), None);
+    assert_eq!((&missing.data, &missing.binary_data), (&None, &None));
+    assert_eq!(mirror_of(json!({"data": {"ca.pem": "PEM"}})), missing);
+    assert_eq!(diff(wanted(Some(missing.clone())), []).apply, [missing]);
+}
+
+#[test]
+fn applies_what_differs_and_only_that() {
+    let one = mirror_of(json!({"data": {"ca.crt": "1"}}));
+    let two = mirror_of(json!({"data": {"ca.crt": "2"}}));
+    let none = mirror("nodetls", &source(), None);
+    for (existing, new) in [(&one, &two), (&one, &none), (&none, &one)] {
+        let diff = diff(wanted(Some(new.clone())), [existing]);
+        assert_eq!(diff.apply, std::slice::from_ref(new));
+        assert_eq!(diff.delete, Vec::<String>::new());
+    }
+    // As it comes from the API server.
+    let mut stored = one.clone();
+    stored.metadata.resource_version = Some("7".to_owned());
+    stored.binary_data = Some(BTreeMap::new());
+    assert_eq!(diff(wanted(Some(one.clone())), [&stored]), Diff::default());
+    // Somebody took the label away, or made it stand for another ConfigMap.
+    stored.metadata.labels = None;
+    assert_eq!(diff(wanted(Some(one.clone())), [&stored]).apply.len(), 1);
+    let mut stolen = one.clone();
+    let annotations = stolen.metadata.annotations.as_mut().unwrap();
+    annotations.insert(SOURCE_NAME.to_owned(), "other".to_owned());
+    assert_eq!(diff(wanted(Some(one)), [&stolen]).apply.len(), 1);
+}
+
+#[test]
+fn leaves_alone_what_it_does_not_know_yet() {
+    let existing = mirror_of(json!({"data": {"ca.crt": "1"}}));
+    assert_eq!(diff(wanted(None), [&existing]), Diff::default());
+    assert_eq!(diff(wanted(None), []), Diff::default());
+}
+
+#[test]
+fn deletes_unreferenced_mirrors_and_nothing_else() {
+    let ours = mirror_of(json!({"data": {"ca.crt": "1"}}));
+    let mut renamed = ours.clone();
+    renamed.metadata.name = Some("ca-0000000000000000".to_owned());
+    let label = json!({"metadata": {"name": "ca-1", "labels": {"nodetls.io/mirror": "true"}}});
+    let diff = diff(BTreeMap::new(), [&ours, &renamed, &config_map(label)]);
+    assert_eq!(diff.delete, [mirror_name(&source())]);
+    assert_eq!(diff.apply, []);
+}
+
+#[test]
+fn slim_keeps_the_names_of_other_keys() {
+    let mut content = config_map(json!({
+        "metadata": {"name": "ca", "managedFields": []},
+        "data": {"ca.crt": "PEM", "password": "x"}, "binaryData": {"other": "eA=="},
+    }));
+    slim(&mut content);
+    let left = json!({
+        "metadata": {"name": "ca"},
+        "data": {"ca.crt": "PEM", "password": ""}, "binaryData": {"other": ""},
+    });
+    assert_eq!(content, config_map(left));
+}

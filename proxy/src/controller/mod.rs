@@ -1,0 +1,124 @@
+//! `nodetls controller`: the one of the cluster that writes. It mirrors the CA certificates that policies name into
+//! nodetls' own namespace, for the agents, and tells the policies' authors what became of them: `status`, Events.
+//!
+//! A Deployment with any number of replicas: those that don't hold the Lease do nothing.
+
+mod config_maps;
+mod error;
+mod events;
+mod lease;
+mod mirror;
+mod reconcile;
+mod status;
+mod status_writer;
+mod text;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::lease::Lease;
+pub use self::reconcile::{Controller, Failures};
+use crate::access_log::LogFormat;
+use crate::policy::Objects;
+use crate::readiness::Readiness;
+use crate::tls::system_roots;
+
+/// Under which the API server notes what we write.
+const FIELD_MANAGER: &str = "nodetls-controller";
+
+/// Mirrors CA certificates for the agents, and writes the policies' statuses: one leader of any number of replicas.
+///
+/// Examples:
+///   nodetls controller
+///   nodetls controller --namespace nodetls-system --log-format json
+#[derive(Args, Clone, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Namespace of the Lease and of the mirrored CA certificates [default: the one of the pod or kubeconfig]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Name of the Lease that the leader holds
+    #[arg(long, value_name = "NAME", default_value = "nodetls-controller")]
+    pub lease: String,
+    /// Address of /metrics and /healthz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
+    pub admin: SocketAddr,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// What is logged, as a list of target=level
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// Stands by or leads until `shutdown`, then gives the lease up. `objects` must be complete from its first value on:
+/// mirrors of what it does not name are removed.
+///
+/// # Errors
+/// When this process can't be told from the others.
+pub async fn run(
+    client: Client,
+    options: &Options,
+    objects: watch::Receiver<Arc<Objects>>,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let namespace = options.namespace.as_deref();
+    let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+    let instance = instance()?;
+    let identity = identity(&instance)?;
+    let roots = system_roots();
+    for problem in roots.problems {
+        tracing::warn!(problem, "the system's trust store");
+    }
+    let leases = Api::namespaced(client.clone(), &namespace);
+    let mut lease = Lease::new(leases, options.lease.clone(), identity);
+    let mut starting = Some(readiness.task("the lease's holder known"));
+    while !shutdown.is_cancelled() && objects.has_changed().is_ok() {
+        let looked = || drop(starting.take());
+        if shutdown
+            .run_until_cancelled(lease.acquire(looked))
+            .await
+            .is_none()
+        {
+            break;
+        }
+        let bundle = roots.bundle.clone();
+        let mut controller = Controller::new(client.clone(), &namespace, &instance, bundle);
+        // The lease first: once it is lost, nothing more is written.
+        tokio::select! {
+            biased;
+            () = lease.hold() => {}
+            () = shutdown.cancelled() => {}
+            () = controller.follow(objects.clone(), readiness) => {}
+        }
+        drop(controller);
+        readiness.clear(reconcile::PROBLEM);
+    }
+    lease.release().await;
+    Ok(())
+}
+
+/// The host name: in a pod, its name.
+fn instance() -> Result<String> {
+    proc("/proc/sys/kernel/hostname")
+}
+
+/// Unique: two processes may share a host name.
+fn identity(instance: &str) -> Result<String> {
+    Ok(format!(
+        "{instance}_{}",
+        proc("/proc/sys/kernel/random/uuid")?
+    ))
+}
+
+fn proc(file: &str) -> Result<String> {
+    let text = std::fs::read_to_string(file).context(file.to_owned())?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,216 @@
+//! What the leader does with the objects: mirrors, statuses, Events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::FIELD_MANAGER;
+use super::config_maps::ConfigMaps;
+use super::error::{TIMEOUT, describe, is_not_found, within};
+use super::events::{Events, notices};
+use super::mirror::{diff, mirror};
+use super::status_writer::{Outcome, StatusWriter, Wanted};
+use crate::policy::{self, CaBundle, ObjectName, Objects, ca_config_maps};
+use crate::readiness::Readiness;
+use crate::source::kube::mirror_name;
+
+/// Under which readiness tells what can't be done.
+pub(super) const PROBLEM: &str = "controller";
+/// Mirrors that are written at a time.
+const PARALLEL: usize = 8;
+/// First wait after a failure; doubled for each that follows.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait after a failure; without one, to see what was edited.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// One term of a leader. Nothing of it may be polled or kept when the lease is lost: dropping it ends everything.
+pub struct Controller {
+    client: Client,
+    namespace: String,
+    config_maps: ConfigMaps,
+    statuses: StatusWriter,
+    events: Events,
+    system_roots: Option<Arc<CaBundle>>,
+}
+
+/// What could not be done, a sentence each. `None` of them is final.
+pub type Failures = Vec<String>;
+
+impl Controller {
+    /// `namespace` is nodetls' own, `instance` the pod that this is, `system_roots` the trust store of its image.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        instance: &str,
+        system_roots: Option<Arc<CaBundle>>,
+    ) -> Self {
+        Self {
+            config_maps: ConfigMaps::new(client.clone(), namespace),
+            statuses: StatusWriter::new(client.clone()),
+            events: Events::new(client.clone(), instance),
+            namespace: namespace.to_owned(),
+            client,
+            system_roots,
+        }
+    }
+
+    /// Follows the objects until nobody sends them any more.
+    pub(super) async fn follow(
+        &mut self,
+        mut objects: watch::Receiver<Arc<Objects>>,
+        readiness: &Readiness,
+    ) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let now = Arc::clone(&objects.borrow_and_update());
+            let failures = self.reconcile(&now).await;
+            let wait = if failures.is_empty() {
+                readiness.clear(PROBLEM);
+                retry = FIRST_RETRY;
+                IDLE
+            } else {
+                for failure in &failures {
+                    tracing::error!("{failure}");
+                }
+                readiness.set_problem(PROBLEM, failures.join("; "));
+                let wait = retry;
+                retry = (retry * 2).min(IDLE);
+                wait
+            };
+            tokio::select! {
+                changed = objects.changed() => if changed.is_err() { return; },
+                () = self.config_maps.changed() => {}
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Brings mirrors, statuses and Events up to the objects. What it does not know yet (a ConfigMap whose watch has just
+    /// begun) it leaves alone; [`Controller::changed`] tells when to try again.
+    pub async fn reconcile(&mut self, objects: &Objects) -> Failures {
+        let named = ca_config_maps(objects);
+        self.config_maps
+            .follow(&named.values().flatten().cloned().collect());
+        let mut failures = self.mirror(&named).await;
+        failures.extend(self.status(objects, &named).await);
+        failures
+    }
+
+    /// Ends when a ConfigMap has changed, and it is time to reconcile.
+    pub async fn changed(&mut self) {
+        self.config_maps.changed().await;
+    }
+
+    async fn mirror(&mut self, named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>) -> Failures {
+        let Some(existing) = self.config_maps.mirrors() else {
+            return Failures::new();
+        };
+        let known = self.config_maps.known();
+        let wanted = named.values().flatten().map(|source| {
+            let mirror = known
+                .get(source)
+                .map(|content| mirror(&self.namespace, source, content.as_ref()));
+            (mirror_name(source), mirror)
+        });
+        let diff = diff(wanted.collect(), existing.iter().map(AsRef::as_ref));
+        let api = Api::namespaced(self.client.clone(), &self.namespace);
+        let applied = diff.apply.into_iter().map(|mirror| apply(&api, mirror));
+        let deleted = diff.delete.into_iter().map(|name| delete(&api, name));
+        // Collected, as a stream that maps while it runs would not be Send.
+        let (applied, deleted): (Vec<_>, Vec<_>) = (applied.collect(), deleted.collect());
+        let applied = stream::iter(applied).buffer_unordered(PARALLEL);
+        let deleted = stream::iter(deleted).buffer_unordered(PARALLEL);
+        let done = [applied.collect::<Vec<_>>().await, deleted.collect().await].concat();
+        done.into_iter().filter_map(Result::err).collect()
+    }
+
+    async fn status(
+        &mut self,
+        objects: &Objects,
+        named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    ) -> Failures {
+        let known = self.config_maps.known();
+        let mut objects = objects.clone();
+        let found = known
+            .iter()
+            .filter_map(|(name, found)| Some((name.clone(), found.clone()?)));
+        objects.config_maps = found.collect();
+        let compiled = policy::compile(&objects, self.system_roots.as_ref());
+        let complete = |name| {
+            let mut sources = named.get(name).into_iter().flatten();
+            sources.all(|source| known.contains_key(source))
+        };
+        let complete = compiled
+            .statuses
+            .iter()
+            .filter(|status| complete(&status.policy));
+        let wanted = complete.filter_map(|compiled| {
+            let policy = objects.policies.get(&compiled.policy)?;
+            Some(Wanted { policy, compiled })
+        });
+        let wanted: Vec<_> = wanted.collect();
+        self.statuses
+            .retain(|name| objects.policies.contains_key(name));
+        if wanted.is_empty() {
+            return Failures::new();
+        }
+        let (resource, outcomes) = match self.statuses.write(wanted).await {
+            Ok(written) => written,
+            Err(error) => return vec![format!("statuses can't be written: {error}")],
+        };
+        let mut failures = Failures::new();
+        for (wanted, outcome) in outcomes {
+            let name = &wanted.compiled.policy;
+            match outcome {
+                Outcome::Right { left_out } => {
+                    let notices = notices(wanted.compiled, &left_out);
+                    let told = self
+                        .events
+                        .tell(&resource, name, wanted.policy, notices)
+                        .await;
+                    failures.extend(told.err().map(|error| {
+                        format!("BackendTLSPolicy {name}: an Event can't be written: {error}")
+                    }));
+                }
+                Outcome::Outdated => {
+                    tracing::debug!(policy = %name, "not the one that was compiled")
+                }
+                Outcome::Failed(error) => failures.push(format!(
+                    "BackendTLSPolicy {name}: its status can't be written: {error}"
+                )),
+            }
+        }
+        failures
+    }
+}
+
+async fn apply(api: &Api<ConfigMap>, mirror: ConfigMap) -> Result<(), String> {
+    let name = mirror.metadata.name.clone().unwrap_or_default();
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let patch = Patch::Apply(&mirror);
+    match within(TIMEOUT, api.patch(&name, &params, &patch)).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "ConfigMap {name} can't be applied: {}",
+            describe(&error)
+        )),
+    }
+}
+
+async fn delete(api: &Api<ConfigMap>, name: String) -> Result<(), String> {
+    match within(TIMEOUT, api.delete(&name, &DeleteParams::default())).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(format!(
+            "ConfigMap {name} can't be deleted: {}",
+            describe(&error)
+        )),
+    }
+}
