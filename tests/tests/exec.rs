@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nodetls::redirect::has_living_agent;
 use nodetls_tests::{ADDRESS, Ca, Running, URL, World, binary, config_map};
 
 #[test]
@@ -162,16 +163,17 @@ fn leave_stale(world: &World) {
 
 fn kill_proxy(world: &World) {
     let proxy = format!("stage proxy.*{} ", world.pins.display());
-    let find = |program: &str, signal: &[&str]| {
-        let mut command = Command::new(program);
-        command
-            .args(signal)
-            .args(["-f", &proxy])
-            .stdout(Stdio::null());
-        command.status().unwrap().success()
-    };
-    assert!(find("pkill", &["-KILL"]));
-    world.wait("it is gone", |_| !find("pgrep", &[]));
+    let mut kill = Command::new("pkill");
+    assert!(
+        kill.args(["-KILL", "-f", &proxy])
+            .status()
+            .unwrap()
+            .success()
+    );
+    // Its name goes before its files do.
+    world.wait("it is gone", |world| {
+        !instances(world).iter().any(|pins| has_living_agent(pins))
+    });
 }
 
 #[test]
@@ -207,6 +209,21 @@ fn two_with_pins_of_their_own_do_not_meet_in_one_netns() {
     world.pins = pins;
     drop(first.stdin.take());
     first.wait().unwrap();
+    nothing_stays(&world);
+}
+
+#[test]
+fn a_proxy_ends_too_when_somebody_removes_the_cgroup_first() {
+    let (world, _ca) = World::without_agent();
+    let mut child = Running::talking(world.exec(&["sh", "-c", "echo ready; read line"]));
+    child.read_until("ready");
+    let cgroups = fs::read_dir(&world.cgroup).unwrap().flatten();
+    let cgroup = cgroups.map(|entry| entry.path()).find(|path| path.is_dir());
+    let cgroup = cgroup.unwrap();
+    child.signal("KILL");
+    // Before the proxy looks: it lets events come for 20 ms.
+    while fs::remove_dir(&cgroup).is_err() {}
+    nothing_stays(&world);
 }
 
 #[test]
@@ -264,6 +281,12 @@ fn instances(world: &World) -> Vec<PathBuf> {
 /// The proxy ends soon after the command.
 fn nothing_stays(world: &World) {
     world.wait("no pins stay", |world| instances(world).is_empty());
+    let proxy = format!("stage proxy.*{} ", world.pins.display());
+    world.wait("no proxy stays", |_| {
+        let mut find = Command::new("pgrep");
+        find.args(["-f", &proxy]).stdout(Stdio::null());
+        !find.status().unwrap().success()
+    });
     let cgroups = fs::read_dir(&world.cgroup).unwrap().flatten();
     let left: Vec<_> = cgroups.filter(|entry| entry.path().is_dir()).collect();
     assert_eq!(left.len(), 0, "{left:?}");

@@ -87,13 +87,16 @@ pub(super) fn open_events(cgroup: &Path) -> io::Result<File> {
     File::open(cgroup.join("cgroup.events"))
 }
 
-/// Whether no process is left, as far as can be told.
+/// Whether no process is left; not, if that can't be told.
 pub(super) fn is_empty(events: &File) -> bool {
     let mut text = [0; 128];
-    let read = events.read_at(&mut text, 0).unwrap_or(0);
-    text[..read]
-        .split(|byte| *byte == b'\n')
-        .any(|line| line == b"populated 0")
+    match events.read_at(&mut text, 0) {
+        Ok(read) => text[..read]
+            .split(|byte| *byte == b'\n')
+            .any(|line| line == b"populated 0"),
+        // Only an empty cgroup can be removed.
+        Err(error) => error.raw_os_error() == Some(libc::ENODEV),
+    }
 }
 
 /// The directories of pins of all instances below `base`, and whether their proxy or command lives.
