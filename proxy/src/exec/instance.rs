@@ -25,6 +25,8 @@ const CGROUP: &str = "cgroup";
 pub(super) struct Instance {
     pub(super) cgroup: PathBuf,
     pins: PathBuf,
+    /// Tells whether a process is in the cgroup or below. Kept open: later no descriptor may be free, or no path.
+    events: Option<File>,
 }
 
 impl Instance {
@@ -44,17 +46,24 @@ impl Instance {
         let (number, listeners) = free_number(&directory)?;
         let pins = directory.join(number.to_string());
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-        let instance = Self {
+        let mut instance = Self {
             // In containers pids repeat.
             cgroup: parent.join(format!("nodetls-exec-{}-{now:x}", process::id())),
             pins,
+            events: None,
         };
         let (redirect, mut maps) = Redirect::load_at(instance.pins.clone(), IdRange::exec(number))?;
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
         fs::create_dir(&instance.cgroup)
             .with_context(|| format!("{} can't be created", instance.cgroup.display()))?;
+        instance.events = Some(open_events(&instance.cgroup)?);
         symlink(&instance.cgroup, instance.pins.join(CGROUP))?;
         Ok((epoch, maps, redirect, listeners, instance))
+    }
+
+    /// Whether the command has ended, with all that it started; or was never there.
+    pub(super) fn is_over(&self) -> bool {
+        self.events.as_ref().is_none_or(is_empty)
     }
 }
 
@@ -78,17 +87,21 @@ fn free_number(directory: &Path) -> Result<(u32, Vec<TcpListener>)> {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        remove(&self.pins);
+        if self.is_over() {
+            remove(&self.pins);
+        } else {
+            let pins = self.pins.display();
+            tracing::warn!(%pins, "the command goes on without its proxy: its connects are refused");
+        }
     }
 }
 
-/// Opens what tells whether a process is in the cgroup or below; to be kept, since later no descriptor may be free.
-pub(super) fn open_events(cgroup: &Path) -> io::Result<File> {
+fn open_events(cgroup: &Path) -> io::Result<File> {
     File::open(cgroup.join("cgroup.events"))
 }
 
 /// Whether no process is left; not, if that can't be told.
-pub(super) fn is_empty(events: &File) -> bool {
+fn is_empty(events: &File) -> bool {
     let mut text = [0; 128];
     match events.read_at(&mut text, 0) {
         Ok(read) => text[..read]
@@ -148,10 +161,6 @@ fn collect(base: &Path) {
 }
 
 fn remove(pins: &Path) {
-    if !is_over(pins) {
-        tracing::warn!(pins = %pins.display(), "the command goes on without its proxy: its connects are refused");
-        return;
-    }
     if let Ok(cgroup) = fs::read_link(pins.join(CGROUP)) {
         remove_cgroup(&cgroup);
     }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::time::timeout;
 
 use super::Options;
-use super::instance::{Instance, is_empty, open_events};
+use super::instance::Instance;
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::agent::{log_status, raise_fd_limit};
 use crate::metrics::Metrics;
@@ -75,10 +75,9 @@ async fn serve(options: &Options) -> Result<()> {
     publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref())?;
     pod.listen()?;
 
-    let events = open_events(&instance.cgroup)?;
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
     tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
-    while !is_empty(&events) {
+    while !instance.is_over() {
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {
