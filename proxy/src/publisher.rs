@@ -64,8 +64,10 @@ impl Publisher {
     }
 
     /// Brings `snapshot` into force. `complete` is false when it may lack targets because something could not be read:
-    /// then those that an earlier agent published stay targets, and are refused. After an error what was in force before still is, but for new ids; unless the
-    /// kernel refuses a write to TARGETS, which leaves the rest of the new targets unpublished.
+    /// then those that an earlier agent published stay targets, and are refused.
+    ///
+    /// After an error what was in force before still is, but for new ids; unless the kernel refuses a write to TARGETS,
+    /// which leaves the rest of the new targets unpublished.
     ///
     /// # Errors
     /// When another agent owns the maps now, or a map is full.

@@ -29,9 +29,12 @@ impl Readiness {
         }
     }
 
-    /// Not ready until [`Readiness::clear`] is called with the same name. Replaces an earlier text.
-    pub fn set_problem(&self, name: impl Into<String>, text: impl Into<String>) {
-        self.lock().problems.insert(name.into(), text.into());
+    /// Not ready until [`Readiness::clear`] is called with the same name. Replaces an earlier text; whether it is
+    /// another one.
+    pub fn set_problem(&self, name: impl Into<String>, text: impl Into<String>) -> bool {
+        let text = text.into();
+        let before = self.lock().problems.insert(name.into(), text.clone());
+        before != Some(text)
     }
 
     /// Takes a problem back; none of that name is fine.

@@ -25,7 +25,7 @@ pub struct Options {
     pub pins: PathBuf,
 }
 
-/// Removes everything below the directory of pins, and the cgroups of ended commands.
+/// Removes what agents and ended commands have pinned below the directory, and the cgroups of those commands.
 ///
 /// # Errors
 /// When an agent or a command is running, or something stays.
@@ -69,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     // Whatever else is there is not ours.
-    let _ = fs::remove_dir(base.join("exec"));
+    let _ = fs::remove_dir(base.join(exec::EXEC));
     let _ = fs::remove_dir(base);
     println!("{} pins removed", removed.len());
     Ok(())

@@ -23,15 +23,9 @@ impl Agent {
     /// A newer agent has the maps, and is not ready.
     fn standby(&self) {
         const TEXT: &str = "a newer agent is starting, and until it is ready nothing changes here";
-        if !self
-            .readiness
-            .missing()
-            .iter()
-            .any(|line| line.contains(TEXT))
-        {
+        if self.readiness.set_problem(AGENT, TEXT) {
             tracing::warn!("{TEXT}");
         }
-        self.readiness.set_problem(AGENT, TEXT);
     }
 
     /// A newer agent died before it was ready: all is as if it had never been.

@@ -94,8 +94,8 @@ struct Agent {
     netns_dir: DirWatcher,
     files: Files,
     system_roots: Option<Arc<CaBundle>>,
-    statuses: Vec<PolicyStatus>,
-    snapshot: Snapshot,
+    statuses: Arc<[PolicyStatus]>,
+    snapshot: Arc<Snapshot>,
     /// Whether the manifests could ever be read without an error.
     complete: bool,
     published: bool,
@@ -163,8 +163,8 @@ impl Agent {
             netns_dir,
             files,
             system_roots: roots.bundle,
-            statuses: Vec::new(),
-            snapshot: Snapshot::default(),
+            statuses: Arc::default(),
+            snapshot: Arc::default(),
             complete: false,
             published: false,
             generation: 0,
@@ -253,12 +253,12 @@ impl Agent {
         self.live.update(|facts| facts.unreadable = unreadable);
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses, &update.policy_files);
-        self.snapshot = compiled.snapshot;
+        self.snapshot = Arc::new(compiled.snapshot);
         self.complete |= update.errors.is_empty();
         match update.errors.first() {
             // An agent before us may have read it: what it published stays refused until we can.
             Some(error) if !self.complete => {
-                self.readiness.set_problem(MANIFESTS, error.to_string())
+                self.readiness.set_problem(MANIFESTS, error.to_string());
             }
             _ => self.readiness.clear(MANIFESTS),
         }
@@ -278,9 +278,8 @@ impl Agent {
                 self.generation += 1;
                 self.metrics.config_applied(self.generation);
                 self.readiness.clear(TARGETS);
-                let in_force = self.snapshot.clone();
-                self.live
-                    .update(|facts| facts.snapshot = Arc::new(in_force));
+                let in_force = Arc::clone(&self.snapshot);
+                self.live.update(|facts| facts.snapshot = in_force);
                 tracing::info!(targets = self.snapshot.targets.len(), "published");
             }
             Err(error) => {
@@ -300,9 +299,9 @@ impl Agent {
         }
         let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
         self.metrics.set_policy_status(&conditions);
-        let policies = statuses.iter().cloned().collect();
+        self.statuses = statuses.into();
+        let policies = Arc::clone(&self.statuses);
         self.live.update(|facts| facts.policies = policies);
-        self.statuses = statuses;
     }
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name, X509Version};
+use x509_parser::prelude::{X509Certificate, X509Version};
 
-use crate::failure::quoted;
 use crate::policy::{CaBundle, ObjectName};
+use crate::tls::describe::{self, date};
 
 /// Something to tell a policy's author.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ struct Judged<'a> {
 
 impl<'a> Judged<'a> {
     fn new(config_map: &ObjectName, certificate: &'a CertificateDer<'_>) -> Option<Self> {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let subject = describe(parsed.subject());
+        let parsed = describe::parse(certificate)?;
+        let subject = describe::name(parsed.subject());
         let name = format!("ConfigMap {config_map}: certificate {subject}");
         Some(Self { name, parsed })
     }
@@ -95,7 +95,7 @@ impl<'a> Judged<'a> {
             Ok(Some(_)) => "is no CA's (basicConstraints CA:FALSE)",
             _ => "is no CA's (it has no basicConstraints)",
         };
-        let issuer = describe(parsed.issuer());
+        let issuer = describe::name(parsed.issuer());
         let (effect, cure) = if parsed.subject().as_raw() != parsed.issuer().as_raw() {
             (
                 format!(
@@ -137,22 +137,4 @@ impl<'a> Judged<'a> {
             Err(_) => false,
         }
     }
-}
-
-/// The common name, else the whole distinguished name.
-fn describe(name: &X509Name) -> String {
-    let common = name.iter_common_name().next();
-    match common.and_then(|attribute| attribute.as_str().ok()) {
-        Some(common) => quoted(common),
-        None => quoted(&name.to_string()),
-    }
-}
-
-/// Seconds since 1970 as RFC 3339.
-fn date(seconds: i64) -> String {
-    let time = Timestamp::from_second(seconds);
-    time.map_or_else(
-        |_| format!("{seconds} s after 1970"),
-        |time| time.to_string(),
-    )
 }

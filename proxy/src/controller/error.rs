@@ -1,9 +1,10 @@
 //! What the API server's refusals mean to us, and its silence.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::time::timeout;
+
+use crate::source::kube::{FORBIDDEN, UNAUTHORIZED, chain};
 
 /// For an ordinary request.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,23 +23,14 @@ pub(super) async fn within<T>(
 /// An error with its causes, and for a missing permission the cure.
 pub(super) fn describe(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
-        let cure = match status.code {
-            401 => "; see that the pod's ServiceAccount exists and its token is mounted",
-            403 => "; apply the RBAC rules of nodetls' manifests again",
-            _ => "",
+        let text = format!("HTTP {}: {}", status.code, status.message);
+        return match status.code {
+            401 => format!("{text}; {UNAUTHORIZED}"),
+            403 => format!("{text}; {FORBIDDEN}"),
+            _ => text,
         };
-        return format!("HTTP {}: {}{cure}", status.code, status.message);
     }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let inner = error.to_string();
-        if !text.contains(&inner) {
-            text = format!("{text}: {inner}");
-        }
-        source = error.source();
-    }
-    text
+    chain(error)
 }
 
 /// The object is not what it was when we read it, or exists already.

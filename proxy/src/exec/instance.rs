@@ -17,9 +17,9 @@ use super::own_cgroup;
 use crate::pods::own_listeners;
 use crate::redirect::{Epoch, Maps, Redirect, cgroup_is_gone, has_living_agent, remove_pins};
 
-const EXEC: &str = "exec";
+pub(crate) const EXEC: &str = "exec";
 /// In the directory of pins: a symbolic link to the cgroup.
-const CGROUP: &str = "cgroup";
+pub(crate) const CGROUP: &str = "cgroup";
 
 /// An instance. Dropping it removes it, unless its cgroup has processes: their connects stay refused.
 pub(super) struct Instance {

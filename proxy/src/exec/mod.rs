@@ -22,6 +22,7 @@ use clap::{Args, ValueEnum};
 use crate::agent::seconds;
 use crate::sys;
 
+pub(crate) use instance::{CGROUP, EXEC};
 pub use instance::{collect_stale, instances};
 
 /// Exit codes as env(1) has them.

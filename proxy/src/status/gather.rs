@@ -12,7 +12,7 @@ use nodetls_ebpf::{LAYOUT, Mode};
 use super::report::{
     Agent, AgentState, Connects, Exec, ExecState, Netns, NetnsState, Problem, Program, Status,
 };
-use crate::exec::instances;
+use crate::exec::{CGROUP, instances};
 use crate::redirect::{
     EbpfView, PROGRAMS, PinnedLink, agents, default_cgroup, foreign, has_living_agent, is_bpffs,
     pinned_link,
@@ -179,7 +179,7 @@ fn names() -> BTreeMap<u64, String> {
 }
 
 fn exec(pins: &Path, lives: bool) -> Exec {
-    let cgroup = fs::read_link(pins.join("cgroup")).ok();
+    let cgroup = fs::read_link(pins.join(CGROUP)).ok();
     let processes = cgroup.as_ref().map(|cgroup| cgroup.join("cgroup.procs"));
     let processes = processes.and_then(|path| fs::read_to_string(path).ok());
     let pid = processes.and_then(|pids| pids.lines().next()?.parse::<u32>().ok());

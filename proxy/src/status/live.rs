@@ -12,7 +12,7 @@ use super::report::{Answer, Ca, Connections, Target, TargetState};
 use crate::metrics::Metrics;
 use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
 use crate::readiness::Readiness;
-use crate::tls::{LISTED, subject};
+use crate::tls::describe::{LISTED, subject};
 
 /// What the agent knows of itself. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -60,23 +60,21 @@ pub(super) fn subjects(certificates: &[CertificateDer<'_>]) -> String {
 }
 
 /// Seconds since the epoch as RFC 3339.
-pub(super) fn date(seconds: u64) -> String {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
-        .map_or_else(
-            || format!("{seconds} s after 1970"),
-            |date| date.to_string(),
-        )
+pub(crate) fn date(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(
+        |_| format!("{seconds} s after 1970"),
+        |date| date.to_string(),
+    )
 }
 
 /// Reads a certificate leniently: the verifier has its own, strict reader.
-pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(parsed)
 }
 
-fn name(name: &X509Name<'_>) -> String {
+/// The common name, else the whole distinguished name.
+pub(crate) fn name(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().next();
     match common.and_then(|attribute| attribute.as_str().ok()) {
         Some(common) => quoted(common),

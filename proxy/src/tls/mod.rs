@@ -2,7 +2,7 @@
 //! handshake or a stream failed.
 
 mod client;
-mod describe;
+pub(crate) mod describe;
 mod error;
 mod identity;
 mod observed;
@@ -13,7 +13,6 @@ mod tests;
 mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
-pub(crate) use describe::{LISTED, subject};
 pub use error::{Stage, failure_from_io};
 pub use observed::Observing;
 pub use session::Session;

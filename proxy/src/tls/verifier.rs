@@ -235,11 +235,12 @@ fn not_for_servers(subject: &str) -> Failure {
     )
 }
 
+fn date(time: UnixTime) -> String {
+    describe::date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
 fn expired(subject: &str, now: UnixTime, not_after: UnixTime) -> Failure {
-    let (end, now) = (
-        describe::date(not_after.as_secs()),
-        describe::date(now.as_secs()),
-    );
+    let (end, now) = (date(not_after), date(now));
     Failure::new(
         Reason::Expired,
         format!(
@@ -249,10 +250,7 @@ fn expired(subject: &str, now: UnixTime, not_after: UnixTime) -> Failure {
 }
 
 fn not_yet_valid(subject: &str, now: UnixTime, not_before: UnixTime) -> Failure {
-    let (start, now) = (
-        describe::date(not_before.as_secs()),
-        describe::date(now.as_secs()),
-    );
+    let (start, now) = (date(not_before), date(now));
     Failure::new(
         Reason::NotYetValid,
         format!(

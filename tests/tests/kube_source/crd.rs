@@ -9,7 +9,9 @@ use tokio::time::{sleep, timeout};
 
 use super::control_plane::{ControlPlane, PATIENCE};
 use super::objects::{definition, policy, rbac, service};
-use super::{TICK, cluster, cluster_with, install, name, start, state, until, until_while};
+use super::{
+    TICK, cluster, cluster_with, install, name, port_of_web, start, state, until, until_while,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crd_that_comes_later_is_picked_up_in_its_version() {
@@ -61,17 +63,7 @@ async fn a_deleted_crd_takes_no_policy_with_it() {
     assert!(frozen.frozen && !plane.has(&definition(&["v1"])).await);
     plane.apply(service("web", 8443)).await;
     let all = |now: &Objects| now.policies.len() == 3;
-    let port = |now: &Objects| {
-        now.services[&name("web")]
-            .spec
-            .as_ref()
-            .unwrap()
-            .ports
-            .as_ref()
-            .unwrap()[0]
-            .port
-    };
-    until_while(&mut kube, |now| port(now) == 8443, all).await;
+    until_while(&mut kube, |now| port_of_web(now) == 8443, all).await;
 
     // A restart while it is gone, with the cache.
     drop(kube);

@@ -98,6 +98,12 @@ async fn state(kube: &Kube, wanted: impl Fn(&State) -> bool) -> State {
     }
 }
 
+/// The first port of the Service `web`.
+fn port_of_web(now: &Objects) -> i32 {
+    let spec = now.services[&name("web")].spec.as_ref().unwrap();
+    spec.ports.as_ref().unwrap()[0].port
+}
+
 fn name(name: &str) -> ObjectName {
     ObjectName::new("shop", name)
 }
@@ -172,19 +178,9 @@ async fn many_changes_are_few_updates() {
             plane.apply(service("web", change)).await;
         }
     };
-    let last_port = |now: &Objects| {
-        now.services[&name("web")]
-            .spec
-            .as_ref()
-            .unwrap()
-            .ports
-            .as_ref()
-            .unwrap()[0]
-            .port
-    };
     let read = async {
         let mut updates = 0;
-        while last_port(&kube.next().await.objects) < 1000 {
+        while port_of_web(&kube.next().await.objects) < 1000 {
             updates += 1;
         }
         updates

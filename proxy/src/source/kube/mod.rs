@@ -32,6 +32,7 @@ mod watch;
 pub use crd::Crd;
 pub use mirror::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
 pub use reduce::Namespace;
+pub(crate) use state::{FORBIDDEN, UNAUTHORIZED, chain};
 pub use state::{Resource, State, Synced, WatchFailure};
 
 /// What the source needs to know.

@@ -7,6 +7,12 @@ use std::time::SystemTime;
 
 use super::Crd;
 
+/// The cure of HTTP status 401.
+pub(crate) const UNAUTHORIZED: &str =
+    "see that the pod's ServiceAccount exists and its token is mounted";
+/// The cure of HTTP status 403.
+pub(crate) const FORBIDDEN: &str = "apply the RBAC rules of nodetls' manifests again";
+
 /// The state of the source. Compared to tell whether anything is worth a log line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -137,8 +143,8 @@ impl WatchFailure {
 
     fn cure(&self) -> &'static str {
         match self.status {
-            Some(401) => "see that the pod's ServiceAccount exists and its token is mounted",
-            Some(403) => "apply the RBAC rules of nodetls' manifests again",
+            Some(401) => UNAUTHORIZED,
+            Some(403) => FORBIDDEN,
             Some(404) => "wait, or see that the API server serves this resource",
             Some(429 | 500..) => "see why the API server is overloaded or starting; tried again",
             _ => "see that the API server is up and can be reached from this node; tried again",
@@ -159,7 +165,7 @@ impl fmt::Display for WatchFailure {
 impl Error for WatchFailure {}
 
 /// The errors below an error say what really happened; each only once.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
