@@ -1,5 +1,7 @@
 //! `caCertificateRefs` and `wellKnownCACertificates`.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// Compiles with these CA references, given as (group, kind, name).
@@ -63,15 +65,11 @@ fn missing_key() {
 #[test]
 fn another_namespace_is_out_of_reach() {
     let mut world = World::new();
-    let config_map = world
-        .objects
-        .config_maps
-        .remove(&default_name("ca"))
+    let ca_objects = &mut world.objects.ca_objects;
+    let config_map = ca_objects
+        .remove(&CaName::config_map("default", "ca"))
         .unwrap();
-    world
-        .objects
-        .config_maps
-        .insert(ObjectName::new("other", "ca"), config_map);
+    ca_objects.insert(CaName::config_map("other", "ca"), config_map);
     let compiled = with_refs(world, &[("", "ConfigMap", "ca")]);
     assert_unusable(
         &compiled,
@@ -142,15 +140,14 @@ fn a_bundle_keeps_its_order_and_loses_comments_keys_and_duplicates() {
 #[test]
 fn binary_data_counts() {
     let mut world = World::new();
-    let config_map = world
-        .objects
-        .config_maps
-        .get_mut(&default_name("ca"))
-        .unwrap();
     let mut bytes = b"# caf\xe9\n".to_vec();
     bytes.extend_from_slice(CA[0].as_bytes());
-    config_map.data = None;
-    config_map.binary_data = Some([("ca.crt".into(), k8s_openapi::ByteString(bytes))].into());
+    let config_map = ConfigMap {
+        binary_data: Some([("ca.crt".into(), ByteString(bytes))].into()),
+        ..ConfigMap::default()
+    };
+    let name = CaName::config_map("default", "ca");
+    world.objects.ca_objects.insert(name, config_map.into());
     let compiled = with_refs(world, &[("", "ConfigMap", "ca")]);
     assert_eq!(
         compiled.origination("10.0.0.1:443").roots.certificates,
@@ -161,7 +158,8 @@ fn binary_data_counts() {
 #[test]
 fn other_kinds() {
     for (group, kind, part) in [
-        ("", "Secret", "Secret default/ca"),
+        ("", "secret", "secret default/ca"),
+        ("core", "Secret", "core/Secret default/ca"),
         (
             "invalid.io",
             "InvalidKind",
@@ -172,6 +170,38 @@ fn other_kinds() {
         let compiled = with_refs(World::new(), &[(group, kind, "ca")]);
         assert_unusable(&compiled, Reason::InvalidKind, &[part, "use a ConfigMap"]);
     }
+}
+
+#[test]
+fn a_secret_must_be_allowed() {
+    let mut world = World::new().secret("s", &CA[1]);
+    world.objects.ca_secrets = false;
+    let compiled = with_refs(world.clone(), &[("", "Secret", "s")]);
+    let parts = [
+        "Secret default/s: this installation takes no CA certificates from Secrets",
+        "nodetls controller --ca-secrets, component manifests/components/secrets",
+        "or use a ConfigMap",
+    ];
+    assert_unusable(&compiled, Reason::InvalidKind, &parts);
+
+    world.objects.ca_secrets = true;
+    let compiled = with_refs(world.clone(), &[("", "Secret", "s")]);
+    let roots = &compiled.origination("10.0.0.1:443").roots;
+    assert_eq!(roots.certificates, [der(&CA[1])]);
+    assert_condition(compiled.resolved_refs("p"), true, Reason::ResolvedRefs, &[]);
+
+    // The ConfigMap `ca` is no Secret.
+    let compiled = with_refs(world, &[("", "Secret", "ca")]);
+    let parts = ["Secret default/ca does not exist: create it"];
+    assert_unusable(&compiled, Reason::InvalidCaCertificateRef, &parts);
+}
+
+#[test]
+fn a_secret_and_a_config_map_of_one_name_are_united() {
+    let world = World::new().secret("ca", &CA[1]);
+    let compiled = with_refs(world, &[("", "Secret", "ca"), ("", "ConfigMap", "ca")]);
+    let roots = &compiled.origination("10.0.0.1:443").roots;
+    assert_eq!(roots.certificates, [der(&CA[1]), der(&CA[0])]);
 }
 
 #[test]
@@ -279,17 +309,27 @@ fn refs_are_told_of_also_when_the_policy_is_invalid_otherwise() {
 }
 
 #[test]
-fn named_config_maps_need_not_exist() {
+fn named_objects_need_not_exist_and_secrets_count_where_allowed() {
     let mut spec = spec("web", None);
-    let refs =
-        ["ca", "absent", "ca"].map(|name| json!({"group": "", "kind": "ConfigMap", "name": name}));
-    let secret = json!({"group": "", "kind": "Secret", "name": "s"});
-    spec["validation"]["caCertificateRefs"] = refs.into_iter().chain([secret]).collect();
+    let refs = [
+        ("", "ConfigMap", "ca"),
+        ("", "ConfigMap", "absent"),
+        ("", "ConfigMap", "ca"),
+        ("", "Secret", "ca"),
+        ("x.example", "Secret", "other"),
+    ];
+    let refs = refs.map(|(group, kind, name)| json!({"group": group, "kind": kind, "name": name}));
+    spec["validation"]["caCertificateRefs"] = refs.into_iter().collect();
     let mut system = spec.clone();
     system["validation"] = json!({"hostname": "a.example", "wellKnownCACertificates": "System"});
-    let world = World::new().policy("p", spec).policy("q", system);
-    let named = ca_config_maps(&world.objects);
-    let names: Vec<_> = named[&default_name("p")].iter().cloned().collect();
-    assert_eq!(names, [default_name("absent"), default_name("ca")]);
+    let mut world = World::new().policy("p", spec).policy("q", system);
+    let config_maps = ["absent", "ca"].map(|name| CaName::config_map("default", name));
+    let named = ca_names(&world.objects);
+    assert_eq!(named[&default_name("p")], config_maps.clone().into());
     assert!(named[&default_name("q")].is_empty());
+
+    world.objects.ca_secrets = true;
+    let mut all: BTreeSet<_> = config_maps.into();
+    all.insert(CaName::secret("default", "ca"));
+    assert_eq!(ca_names(&world.objects)[&default_name("p")], all);
 }

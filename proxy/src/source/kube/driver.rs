@@ -17,7 +17,7 @@ use super::store::Store;
 use super::watch::{Feed, Query, Signal};
 use super::{Crd, MIRROR_LABEL, Namespace, Namespaces, Options, Resource, State, Synced};
 use super::{crd, reduce, report};
-use crate::policy::{BackendTlsPolicy, ObjectName};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName};
 use crate::source::Update;
 
 /// How long the API server may take to list everything before the cache takes its place.
@@ -50,7 +50,7 @@ pub(super) struct Driver {
     pub(super) crd: Watched<Crd>,
     pub(super) services: Watched<Service>,
     pub(super) namespaces: Watched<Namespace>,
-    pub(super) config_maps: Watched<ConfigMap>,
+    pub(super) config_maps: Watched<(CaName, CaObject)>,
     /// With their version; `None` while they can't be read.
     pub(super) policies: Option<(&'static str, Watched<BackendTlsPolicy>)>,
     /// The policies in force.
@@ -101,7 +101,7 @@ impl Driver {
                 Query::all(Resource::Namespaces),
                 reduce::namespace,
             )),
-            config_maps: Watched::new(Feed::start(config_maps, mirrored, reduce::config_map)),
+            config_maps: Watched::new(Feed::start(config_maps, mirrored, reduce::mirror)),
             policies: None,
             known: BTreeMap::new(),
             synced: Synced::No,

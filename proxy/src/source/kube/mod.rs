@@ -30,7 +30,8 @@ mod tests;
 mod watch;
 
 pub use crd::Crd;
-pub use mirror::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+pub(crate) use mirror::mirror_source;
+pub use mirror::{MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
 pub use reduce::Namespace;
 pub(crate) use state::{FORBIDDEN, UNAUTHORIZED, chain};
 pub use state::{Resource, State, Synced, WatchFailure};
