@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use serde_json::Value;
 
 use super::snapshot::{CaBundle, ObjectName};
-use super::status::{Condition, Reason, listed, quoted};
+use super::status::{Condition, Reason, listed};
 use super::validate::{self, CaRef, Trust};
 use super::{CA_KEY, CaKind, CaName, CaObject, Objects};
 
@@ -197,13 +197,28 @@ fn read(name: &CaName, object: Option<&CaObject>) -> Result<CaBundle, String> {
         ));
     };
     let Some(pem) = &object.pem else {
-        let keys = listed(object.keys.iter());
+        let keys = match name.kind {
+            CaKind::ConfigMap => format!(" (keys: {})", listed(object.keys.iter())),
+            CaKind::Secret => String::new(),
+        };
         return Err(format!(
-            "{name} has no key \"{CA_KEY}\" (keys: {keys}): {cure} {CA_KEY}"
+            "{name} has no key \"{CA_KEY}\"{keys}: {cure} {CA_KEY}"
         ));
     };
     certificates(&pem.0)
         .map_err(|cause| format!("{name}, key \"{CA_KEY}\" {cause}: {cure} {CA_KEY}"))
+}
+
+/// What is wrong with a PEM block. Nothing is quoted: of a Secret, it could be a key.
+fn fault(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "its \"-----END\" line is missing",
+        pem::Error::IllegalSectionStart { .. } => {
+            "its \"-----BEGIN\" line does not end with \"-----\""
+        }
+        pem::Error::Base64Decode(_) => "it is not base64",
+        _ => "it is not PEM",
+    }
 }
 
 /// The CERTIFICATE blocks; other blocks, such as a private key, and text between blocks are skipped. One bad block
@@ -215,12 +230,8 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<CaBundle, String> {
     let mut found = Vec::new();
     for block in CertificateDer::pem_slice_iter(pem) {
         let number = found.len() + 1;
-        let certificate = block.map_err(|error| {
-            format!(
-                "is malformed at certificate {number} ({})",
-                quoted(&error.to_string())
-            )
-        })?;
+        let certificate = block
+            .map_err(|error| format!("is malformed at certificate {number} ({})", fault(&error)))?;
         // The verifier's own parser: what passes here serves there as a trust anchor.
         webpki::anchor_from_trusted_cert(&certificate).map_err(|error| {
             format!("has a block that is not an X.509 certificate: number {number} ({error:?})")

@@ -1,6 +1,5 @@
 //! What a CA reference can name, and the little that is kept of it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::ByteString;
@@ -76,7 +75,7 @@ impl fmt::Display for CaName {
 pub struct CaObject {
     /// The value of [`CA_KEY`].
     pub pem: Option<ByteString>,
-    /// The names of all keys, to tell an author who chose another.
+    /// The names of all keys, to tell an author who chose another; of a Secret none, as even they are not for everybody.
     pub keys: Vec<String>,
 }
 
@@ -87,22 +86,19 @@ impl From<ConfigMap> for CaObject {
         let data = data.map(|(key, text)| (key, ByteString(text.into_bytes())));
         let mut all = config_map.binary_data.unwrap_or_default();
         all.extend(data);
-        Self::new(all)
+        Self {
+            keys: all.keys().cloned().collect(),
+            pem: all.remove(CA_KEY),
+        }
     }
 }
 
 impl From<Secret> for CaObject {
     /// As the API server shows it, without `stringData`.
     fn from(secret: Secret) -> Self {
-        Self::new(secret.data.unwrap_or_default())
-    }
-}
-
-impl CaObject {
-    fn new(mut data: BTreeMap<String, ByteString>) -> Self {
         Self {
-            keys: data.keys().cloned().collect(),
-            pem: data.remove(CA_KEY),
+            pem: secret.data.and_then(|mut data| data.remove(CA_KEY)),
+            keys: Vec::new(),
         }
     }
 }
@@ -120,7 +116,7 @@ mod tests {
         let secret: Secret =
             from_value(json!({"data": {"ca.crt": "UEVN", "tls.key": "S0VZ"}})).unwrap();
         let kept = serde_json::to_value(CaObject::from(secret)).unwrap();
-        assert_eq!(kept, json!({"pem": "UEVN", "keys": ["ca.crt", "tls.key"]}));
+        assert_eq!(kept, json!({"pem": "UEVN", "keys": []}));
 
         let config_map = json!({"data": {"ca.crt": "PEM", "a": "x"}, "binaryData": {"b": "/w=="}});
         let config_map: ConfigMap = from_value(config_map).unwrap();

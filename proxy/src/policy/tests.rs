@@ -4,6 +4,7 @@
 mod ca;
 mod conflict;
 mod properties;
+mod secrets;
 mod service;
 mod targets;
 mod validate;

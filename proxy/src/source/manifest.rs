@@ -1,11 +1,11 @@
 //! One file of Kubernetes manifests, as `kubectl apply -f` takes it: YAML or JSON, many documents, `kind: List`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 
@@ -186,8 +186,6 @@ fn secret(value: &Value) -> Result<CaObject, String> {
     {
         return Err("data and stringData must be maps of strings".to_owned());
     }
-    let keys = [data, texts].map(|map| map.as_object().into_iter().flat_map(Map::keys));
-    let keys: BTreeSet<&String> = keys.into_iter().flatten().collect();
     // As the API server does: stringData wins.
     let pem = match (&texts[CA_KEY], &data[CA_KEY]) {
         (Value::String(text), _) => Some(ByteString(text.clone().into_bytes())),
@@ -195,8 +193,10 @@ fn secret(value: &Value) -> Result<CaObject, String> {
         (Value::Null, Value::String(base64)) => Some(decoded(base64)?),
         _ => return Err(format!("{CA_KEY} must be a string")),
     };
-    let keys = keys.into_iter().cloned().collect();
-    Ok(CaObject { pem, keys })
+    Ok(CaObject {
+        pem,
+        ..CaObject::default()
+    })
 }
 
 /// Line breaks are allowed, as `base64` makes them.

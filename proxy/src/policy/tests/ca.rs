@@ -1,11 +1,9 @@
 //! `caCertificateRefs` and `wellKnownCACertificates`.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 /// Compiles with these CA references, given as (group, kind, name).
-fn with_refs(world: World, refs: &[(&str, &str, &str)]) -> Compiled {
+pub(super) fn with_refs(world: World, refs: &[(&str, &str, &str)]) -> Compiled {
     let mut spec = spec("web", Some("https"));
     let refs = refs
         .iter()
@@ -23,7 +21,7 @@ fn with_pem(pem: &str) -> Compiled {
 
 /// Asserts that the sole reference is bad: both conditions, and the target is refused.
 #[track_caller]
-fn assert_unusable(compiled: &Compiled, reason: Reason, parts: &[&str]) {
+pub(super) fn assert_unusable(compiled: &Compiled, reason: Reason, parts: &[&str]) {
     assert_condition(compiled.resolved_refs("p"), false, reason, parts);
     assert_condition(
         compiled.accepted("p"),
@@ -103,8 +101,19 @@ fn malformed_content() {
             &trailing,
             "a block that is not an X.509 certificate: number 1",
         ),
-        (not_base64, "is malformed at certificate 1"),
-        (&cut, "is malformed at certificate 1"),
+        (
+            not_base64,
+            "is malformed at certificate 1 (it is not base64)",
+        ),
+        (
+            &cut,
+            "is malformed at certificate 1 (its \"-----END\" line is missing)",
+        ),
+        // A shell's \n that stayed one.
+        (
+            &CA[0].replace('\n', "\\n"),
+            "certificate 1 (its \"-----BEGIN\" line does not end with",
+        ),
         (
             &second_bad,
             "a block that is not an X.509 certificate: number 2",
@@ -170,38 +179,6 @@ fn other_kinds() {
         let compiled = with_refs(World::new(), &[(group, kind, "ca")]);
         assert_unusable(&compiled, Reason::InvalidKind, &[part, "use a ConfigMap"]);
     }
-}
-
-#[test]
-fn a_secret_must_be_allowed() {
-    let mut world = World::new().secret("s", &CA[1]);
-    world.objects.ca_secrets = false;
-    let compiled = with_refs(world.clone(), &[("", "Secret", "s")]);
-    let parts = [
-        "Secret default/s: this installation takes no CA certificates from Secrets",
-        "nodetls controller --ca-secrets, component manifests/components/secrets",
-        "or use a ConfigMap",
-    ];
-    assert_unusable(&compiled, Reason::InvalidKind, &parts);
-
-    world.objects.ca_secrets = true;
-    let compiled = with_refs(world.clone(), &[("", "Secret", "s")]);
-    let roots = &compiled.origination("10.0.0.1:443").roots;
-    assert_eq!(roots.certificates, [der(&CA[1])]);
-    assert_condition(compiled.resolved_refs("p"), true, Reason::ResolvedRefs, &[]);
-
-    // The ConfigMap `ca` is no Secret.
-    let compiled = with_refs(world, &[("", "Secret", "ca")]);
-    let parts = ["Secret default/ca does not exist: create it"];
-    assert_unusable(&compiled, Reason::InvalidCaCertificateRef, &parts);
-}
-
-#[test]
-fn a_secret_and_a_config_map_of_one_name_are_united() {
-    let world = World::new().secret("ca", &CA[1]);
-    let compiled = with_refs(world, &[("", "Secret", "ca"), ("", "ConfigMap", "ca")]);
-    let roots = &compiled.origination("10.0.0.1:443").roots;
-    assert_eq!(roots.certificates, [der(&CA[1]), der(&CA[0])]);
 }
 
 #[test]
@@ -306,30 +283,4 @@ fn refs_are_told_of_also_when_the_policy_is_invalid_otherwise() {
         reason,
         &["default/absent"],
     );
-}
-
-#[test]
-fn named_objects_need_not_exist_and_secrets_count_where_allowed() {
-    let mut spec = spec("web", None);
-    let refs = [
-        ("", "ConfigMap", "ca"),
-        ("", "ConfigMap", "absent"),
-        ("", "ConfigMap", "ca"),
-        ("", "Secret", "ca"),
-        ("x.example", "Secret", "other"),
-    ];
-    let refs = refs.map(|(group, kind, name)| json!({"group": group, "kind": kind, "name": name}));
-    spec["validation"]["caCertificateRefs"] = refs.into_iter().collect();
-    let mut system = spec.clone();
-    system["validation"] = json!({"hostname": "a.example", "wellKnownCACertificates": "System"});
-    let mut world = World::new().policy("p", spec).policy("q", system);
-    let config_maps = ["absent", "ca"].map(|name| CaName::config_map("default", name));
-    let named = ca_names(&world.objects);
-    assert_eq!(named[&default_name("p")], config_maps.clone().into());
-    assert!(named[&default_name("q")].is_empty());
-
-    world.objects.ca_secrets = true;
-    let mut all: BTreeSet<_> = config_maps.into();
-    all.insert(CaName::secret("default", "ca"));
-    assert_eq!(ca_names(&world.objects)[&default_name("p")], all);
 }

@@ -238,8 +238,6 @@ fn of_a_secret_the_certificates_are_read() {
         let read = secret(fields).unwrap().pem.map(|pem| pem.0);
         assert_eq!(read.as_deref(), pem.map(str::as_bytes), "{fields}");
     }
-    let read = secret("data: {tls.key: S0VZ}\nstringData: {b: x}").unwrap();
-    assert_eq!(read.keys, ["b", "tls.key"]);
 }
 
 #[test]
