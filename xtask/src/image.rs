@@ -1,7 +1,8 @@
 //! `cargo xtask image`: nodetls' image, as an OCI archive. The Dockerfile makes the same of the same files.
 
 use std::env::consts::ARCH;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -76,8 +77,8 @@ pub(crate) fn build(profile: Profile, archive: PathBuf) -> Result<Built> {
         .with_context(|| format!("{CERTIFICATES}: install the package ca-certificates"))?;
     // The Dockerfile's context.
     let root = sh::top().join("target/image/root");
-    put(&root, BINARY, &fs::read(binary(profile)?)?)?;
-    put(&root, CERTIFICATES, certificates.as_bytes())?;
+    put(&root, BINARY, &fs::read(binary(profile)?)?, 0o755)?;
+    put(&root, CERTIFICATES, certificates.as_bytes(), 0o644)?;
 
     let mut image = Image::new(NAME, config());
     image.executable(BINARY, &inside(&root, BINARY))?;
@@ -115,11 +116,12 @@ fn binary(profile: Profile) -> Result<PathBuf> {
     Ok(binary)
 }
 
-fn put(root: &Path, path: &str, contents: &[u8]) -> Result<()> {
+fn put(root: &Path, path: &str, contents: &[u8], mode: u32) -> Result<()> {
     let file = inside(root, path);
     let directory = file.parent().unwrap_or(root);
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-    fs::write(&file, contents).with_context(|| file.display().to_string())
+    fs::write(&file, contents).with_context(|| file.display().to_string())?;
+    Ok(fs::set_permissions(&file, Permissions::from_mode(mode))?)
 }
 
 fn inside(root: &Path, path: &str) -> PathBuf {
