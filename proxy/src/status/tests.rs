@@ -56,6 +56,7 @@ fn healthy() -> Status {
             connects("redirected", "pod", 3),
             connects("denied", "ipv6", 0),
         ],
+        audit: None,
         connections: Some(Connections {
             open: 2,
             opened: 3,
