@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Written by `cargo xtask cluster up`.
-const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
+/// kubectl of the running cluster, written by `cargo xtask cluster up`.
+pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 
 /// A namespace, removed with all in it when this is dropped.
 pub struct Namespace(pub String);
