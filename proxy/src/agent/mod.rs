@@ -7,6 +7,7 @@ mod handover;
 mod inputs;
 mod options;
 mod report;
+mod taint;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ use crate::source::kube::Pods as PodInfos;
 use crate::source::{Source, Update};
 use crate::status::Live;
 use crate::tls::system_roots;
+use crate::uninstall;
 
 /// How often to look whether anything was missed.
 const RECONCILE: Duration = Duration::from_secs(10);
@@ -66,9 +68,16 @@ pub fn run(options: Options) -> Result<()> {
         .enable_all()
         .build()?
         .block_on(async {
+            let (pins, cache) = (options.pins.clone(), options.cache.clone());
             let mut agent = Agent::start(options).await?;
             let result = agent.follow().await;
+            let cluster = agent.cluster.as_ref();
+            let is_uninstalled = cluster.is_some_and(Cluster::is_being_uninstalled);
             agent.drain().await;
+            if is_uninstalled {
+                tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
+                uninstall::remove(&pins, &cache)?;
+            }
             result
         })
 }
@@ -109,6 +118,7 @@ struct Agent {
     readiness: Readiness,
     live: Live,
     starting: Option<Pending>,
+    remove_taint: bool,
 }
 
 impl Agent {
@@ -192,6 +202,7 @@ impl Agent {
             readiness,
             live,
             starting: Some(starting),
+            remove_taint: options.remove_taint,
         };
         // First of all, before any connect: a policy must never lock us out ourselves.
         agent.maps.pods.set(own_cookie, Mode::Bypass)?;
