@@ -1,5 +1,6 @@
 //! A TLS server that tells each client what it saw of the request and of its TLS session, as JSON
-//! in the manner of the Gateway API conformance echo server. For the demo and the tests.
+//! in the manner of the Gateway API conformance echo server, whose variables for the certificate it
+//! knows too. For the demo and the tests.
 //!
 //! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, any other path the JSON.
 
@@ -34,10 +35,10 @@ use tokio_rustls::TlsAcceptor;
 #[command(name = "tls-echo")]
 struct Args {
     /// The server's certificate and its intermediates, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TLS_SERVER_CERT")]
     cert: PathBuf,
     /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TLS_SERVER_PRIVKEY")]
     key: PathBuf,
     /// Addresses to listen on, such as 0.0.0.0:8443; port 0 takes a free one
     #[arg(long, value_name = "ADDR", required = true, num_args = 1..)]
