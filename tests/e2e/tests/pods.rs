@@ -79,6 +79,17 @@ fn a_service_on_the_other_node_on_the_same_and_ones_own() {
     // The long form of the name is the same Service.
     let url = "http://server.e2e-pods-service.svc.cluster.local/";
     assert_eq!(namespace.curl("client1", &[url]).status, 200);
+    // The client is told that it is connected to the Service.
+    let address = namespace.kubectl(&[
+        "get",
+        "service",
+        "server",
+        "--output=jsonpath={.spec.clusterIP}:80",
+    ]);
+    let request = "GET /dialled HTTP/1.1\\r\\nHost: server\\r\\n\\r\\n";
+    let answer = namespace.exec("client1", &["dial", &address, "--first", "--send", request]);
+    let said = format!("peer: {address}\nHTTP/1.1 200 OK\r\n");
+    assert!(answer.starts_with(&said), "{answer}");
     // Twelve requests on one connection of the client.
     let many = ["-o", "/dev/null", "http://server/bytes/[100000-100011]"];
     let answer = namespace.curl("client1", &many);
