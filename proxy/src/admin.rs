@@ -1,9 +1,11 @@
 //! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -43,8 +45,21 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// For `/healthz/ready`.
     pub readiness: Readiness,
-    /// For `/status`.
-    pub live: Live,
+    /// For `/status`, which a controller does not have.
+    pub live: Option<Live>,
+}
+
+/// Listens at `address`, and serves for as long as the process lives. To be called within a tokio runtime.
+///
+/// # Errors
+/// The address can't be listened at.
+pub async fn start(address: SocketAddr, state: AdminState) -> Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--admin {address}: can't listen"))?;
+    tracing::info!(address = %listener.local_addr()?, "admin");
+    tokio::spawn(serve(listener, Arc::new(state), CancellationToken::new()));
+    Ok(())
 }
 
 /// Serves until `shutdown` is cancelled; requests on the way are cut off.
@@ -53,8 +68,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: Canc
     let serve = async {
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = connection(stream, Arc::clone(&state));
+                Ok((stream, peer)) => {
+                    let connection = connection(stream, peer, Arc::clone(&state));
                     let shutdown = shutdown.clone();
                     tokio::spawn(async move {
                         shutdown.run_until_cancelled(connection).await;
@@ -71,10 +86,10 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: Canc
     shutdown.run_until_cancelled(serve).await;
 }
 
-async fn connection(stream: TcpStream, state: Arc<AdminState>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, state: Arc<AdminState>) {
     let service = service_fn(move |request| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&request, state).await) }
+        async move { Ok::<_, Infallible>(respond(&request, peer, state).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,7 +103,11 @@ async fn connection(stream: TcpStream, state: Arc<AdminState>) {
     }
 }
 
-async fn respond<B>(request: &Request<B>, state: Arc<AdminState>) -> Response<Full<Bytes>> {
+async fn respond<B>(
+    request: &Request<B>,
+    peer: SocketAddr,
+    state: Arc<AdminState>,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         let (status, text) = (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
         let mut refused = answer(status, PLAIN, text);
@@ -100,7 +119,12 @@ async fn respond<B>(request: &Request<B>, state: Arc<AdminState>) -> Response<Fu
         "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
         "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         "/healthz/ready" => ready(&state.readiness),
-        "/status" => status(state).await,
+        // It names the cluster's Services and pods.
+        "/status" if !peer.ip().to_canonical().is_loopback() => {
+            let text = "only for this machine or pod itself; see `nodetls status`\n";
+            answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
+        }
+        "/status" if state.live.is_some() => status(state).await,
         _ => {
             let text = format!("not found; there is:\n{PATHS}");
             answer(StatusCode::NOT_FOUND, PLAIN, text)
@@ -110,7 +134,10 @@ async fn respond<B>(request: &Request<B>, state: Arc<AdminState>) -> Response<Fu
 
 /// Reads pins and cgroups, so it must not hold up connections.
 async fn status(state: Arc<AdminState>) -> Response<Full<Bytes>> {
-    let page = move || status::page(&state.live, &state.metrics, &state.readiness);
+    let page = move || {
+        let live = state.live.as_ref().context("there is no status here")?;
+        status::page(live, &state.metrics, &state.readiness)
+    };
     let (status, kind, text) = match tokio::task::spawn_blocking(page).await {
         Ok(Ok(page)) => (StatusCode::OK, JSON, page),
         Ok(Err(error)) => (
@@ -128,15 +155,15 @@ async fn status(state: Arc<AdminState>) -> Response<Full<Bytes>> {
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
-    let missing = readiness.missing();
-    if missing.is_empty() {
-        return answer(StatusCode::OK, PLAIN, "ready\n".to_owned());
-    }
-    answer(
-        StatusCode::SERVICE_UNAVAILABLE,
-        PLAIN,
-        missing.join("\n") + "\n",
-    )
+    let mut lines = readiness.missing();
+    let status = if lines.is_empty() {
+        lines.push("ready".to_owned());
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    lines.extend(readiness.notes());
+    answer(status, PLAIN, lines.join("\n") + "\n")
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

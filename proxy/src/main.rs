@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodetls::agent::{self, Options};
-use nodetls::{check, exec, redirect, status, uninstall};
+use nodetls::{check, controller, exec, redirect, status, uninstall};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(Box<Options>),
+    Controller(controller::Options),
     Exec(exec::Options),
     Check(check::Options),
     Status(status::Options),
@@ -37,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(options) => agent::run(*options).map(|()| ExitCode::SUCCESS),
+        Command::Controller(options) => controller::start(&options).map(|()| ExitCode::SUCCESS),
         Command::Canary { cgroup, address } => {
             redirect::run_canary_child(&cgroup, address).map(|()| ExitCode::SUCCESS)
         }

@@ -11,6 +11,9 @@ use prometheus::{
     Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+use crate::pods::decide::Bypass;
+use crate::source::kube::State;
+
 mod registrar;
 mod target;
 
@@ -32,6 +35,10 @@ pub struct Metrics {
     ebpf_map_max_entries: IntGaugeVec,
     config_last_applied: Gauge,
     config_generation: IntGauge,
+    config_last_sync: Gauge,
+    crd: IntGaugeVec,
+    watch_failed: IntGaugeVec,
+    pods_bypassed: IntGaugeVec,
     /// Manifests (documents or files) that could not be read.
     pub config_errors: IntGauge,
     /// Network namespaces whose connections are redirected.
@@ -155,6 +162,25 @@ impl Metrics {
                 "config_generation",
                 "Number of the configuration in force, counted from the start of the process.",
             )?,
+            config_last_sync: all.seconds(
+                "config_last_sync_timestamp_seconds",
+                "When the configuration was last known to be the API server's, in Unix time.",
+            )?,
+            crd: all.gauges(
+                "crd_state",
+                "What the API server says of BackendTLSPolicy: served, absent, unsupported or terminating; always 1.",
+                &["state"],
+            )?,
+            watch_failed: all.gauges(
+                "watch_failed",
+                "1 while a resource can't be watched at the API server.",
+                &["resource"],
+            )?,
+            pods_bypassed: all.gauges(
+                "pods_bypassed",
+                "Network namespaces that are left alone, by the reason.",
+                &["reason"],
+            )?,
             config_errors: all.gauge("config_errors", "Manifests that could not be read.")?,
             pods_enrolled: all.gauge(
                 "pods_enrolled",
@@ -203,6 +229,39 @@ impl Metrics {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         self.config_last_applied.set(now.as_secs_f64());
+    }
+
+    /// The state of the objects' source.
+    pub fn set_source(&self, state: &State) {
+        let _no_scrape = lock(&self.scrape);
+        self.crd.reset();
+        if let Some(crd) = &state.crd {
+            self.crd.with_label_values(&[crd.as_str()]).set(1);
+        }
+        self.watch_failed.reset();
+        for resource in state.failures.keys() {
+            self.watch_failed
+                .with_label_values(&[resource.as_str()])
+                .set(1);
+        }
+    }
+
+    /// The configuration was the API server's then.
+    pub fn config_synced(&self, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.config_last_sync.set(since.as_secs_f64());
+    }
+
+    /// Replaces the numbers of netns that are left alone.
+    pub fn set_bypassed(&self, counts: &BTreeMap<Bypass, usize>) {
+        let _no_scrape = lock(&self.scrape);
+        self.pods_bypassed.reset();
+        for (reason, count) in counts {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.pods_bypassed
+                .with_label_values(&[reason.as_str()])
+                .set(count);
+        }
     }
 
     /// Replaces the conditions of all policies.

@@ -14,6 +14,7 @@ struct State {
     next_id: u64,
     pending: BTreeMap<u64, String>,
     problems: BTreeMap<String, String>,
+    notes: BTreeMap<String, String>,
 }
 
 impl Readiness {
@@ -40,6 +41,25 @@ impl Readiness {
     /// Takes a problem back; none of that name is fine.
     pub fn clear(&self, name: &str) {
         self.lock().problems.remove(name);
+    }
+
+    /// Something that a user should know, although it keeps nobody from being ready. Replaces an earlier text.
+    pub fn set_note(&self, name: impl Into<String>, text: impl Into<String>) {
+        self.lock().notes.insert(name.into(), text.into());
+    }
+
+    /// Takes a note back; none of that name is fine.
+    pub fn clear_note(&self, name: &str) {
+        self.lock().notes.remove(name);
+    }
+
+    /// The notes, a line each (`note: NAME: TEXT`).
+    pub fn notes(&self) -> Vec<String> {
+        let state = self.lock();
+        let notes = state.notes.iter();
+        notes
+            .map(|(name, text)| format!("note: {name}: {text}"))
+            .collect()
     }
 
     /// Whether a problem is set, whatever else is pending.

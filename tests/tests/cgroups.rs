@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nodetls::pods::cgroups::{CgroupOptions, CgroupPods};
 use nodetls::pods::decide::{Bypass, Decision, PodInfo};
-use nodetls::pods::lister::{Listing, Netns};
+use nodetls::pods::lister::{Lister, Listing, Netns};
 use nodetls::pods::netns::{NetnsThread, current_cookie};
 use nodetls::pods::{Pod, Pods, Serve};
 use nodetls::redirect::Redirect;
@@ -292,7 +292,7 @@ async fn listed_pods_are_enrolled_bypassed_and_released() {
     let (redirect, mut maps) = Redirect::load(&pins).unwrap();
     let modes = &mut maps.pods;
     let mut pods = Pods::new(
-        node.pods(),
+        Lister::Cgroups(Box::new(node.pods())),
         NetnsThread::start().unwrap(),
         7,
         current_cookie().unwrap(),

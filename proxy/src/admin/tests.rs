@@ -22,7 +22,7 @@ impl Admin {
         let state = Arc::new(AdminState {
             metrics,
             readiness: Readiness::default(),
-            live: Live::default(),
+            live: Some(Live::default()),
         });
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Arc::clone(&state), shutdown.clone()));

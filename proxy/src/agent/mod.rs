@@ -1,24 +1,25 @@
 //! The agent: brings the parts up in the order that never leaves a gap, then follows every change until it is told to
 //! end, or a newer agent is ready.
 
+mod events;
 mod handover;
+mod inputs;
 mod options;
 mod report;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
+use self::inputs::{Cluster, Inputs};
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 use self::report::conditions;
@@ -28,17 +29,16 @@ use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::pods::named::NamedNetns;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{self, CaBundle, ObjectName, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
-use crate::redirect::{EbpfView, Epoch, Maps, Redirect, default_cgroup, foreign};
-use crate::source::{Files, Update};
+use crate::redirect::{EbpfView, Epoch, Maps, Redirect, foreign};
+use crate::source::kube::Pods as PodInfos;
+use crate::source::{Source, Update};
 use crate::status::Live;
 use crate::tls::system_roots;
-use crate::watch_dir::DirWatcher;
 
 /// How often to look whether anything was missed.
 const RECONCILE: Duration = Duration::from_secs(10);
@@ -91,12 +91,12 @@ struct Agent {
     epoch: Epoch,
     foreign: Vec<PathBuf>,
     pods: Pods,
-    netns_dir: DirWatcher,
-    files: Files,
+    source: Source,
+    cluster: Option<Cluster>,
     system_roots: Option<Arc<CaBundle>>,
     statuses: Arc<[PolicyStatus]>,
     snapshot: Arc<Snapshot>,
-    /// Whether the manifests could ever be read without an error.
+    /// Whether the objects were ever complete.
     complete: bool,
     published: bool,
     generation: u64,
@@ -114,14 +114,19 @@ impl Agent {
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
         let live = Live::default();
-        serve_admin(options.admin, &metrics, &readiness, &live).await?;
+        let admin = AdminState {
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            live: Some(live.clone()),
+        };
+        admin::start(options.admin, admin).await?;
 
         // All that can fail for reasons of our own comes before we take anything over.
-        let (files, update) = Files::load(&options.manifests).await?;
-        let named = NamedNetns::new(&options.netns_dir, &options.netns)?;
-        let netns_dir = DirWatcher::new(&options.netns_dir, RECONCILE)?;
         let own_cookie = current_cookie().context("the cookie of our netns (kernel 5.14)")?;
-        let cgroup = options.cgroup.clone().map_or_else(default_cgroup, Ok)?;
+        let inputs = match &options.manifests {
+            Some(manifests) => Inputs::files(manifests, &options).await?,
+            None => Inputs::cluster(&options, own_cookie, &metrics, &readiness, &live).await?,
+        };
         let roots = system_roots();
         for problem in roots.problems {
             tracing::warn!(problem, "the system's trust store");
@@ -153,15 +158,15 @@ impl Agent {
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
         let mut agent = Self {
-            cgroup,
+            cgroup: inputs.cgroup,
             drain_timeout: options.drain_timeout,
-            pods: Pods::new(named, thread, epoch.number(), own_cookie),
+            pods: Pods::new(inputs.lister, thread, epoch.number(), own_cookie),
             redirect,
             maps,
             epoch,
             foreign: foreign(&options.pins),
-            netns_dir,
-            files,
+            source: inputs.source,
+            cluster: inputs.cluster,
             system_roots: roots.bundle,
             statuses: Arc::default(),
             snapshot: Arc::default(),
@@ -178,7 +183,7 @@ impl Agent {
         agent.attach()?;
         // Pods before targets: a published target must find every pod enrolled.
         agent.reconcile_pods().await;
-        agent.apply(&update)?;
+        agent.apply(&inputs.update)?;
         Ok(agent)
     }
 
@@ -199,10 +204,15 @@ impl Agent {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                update = self.files.next() => self.apply(&update)?,
-                () = self.netns_dir.changed() => self.reconcile_pods().await,
+                update = self.source.next() => self.apply(&update)?,
+                () = self.pods.changed() => self.reconcile_pods().await,
+                infos = pod_infos(&mut self.cluster) => {
+                    self.pods.set_pods(infos);
+                    self.reconcile_pods().await;
+                }
                 _ = tick.tick() => {
                     self.publisher.expire_retired();
+                    self.observe();
                     if !self.keep_charge().await? {
                         return Ok(());
                     }
@@ -236,6 +246,7 @@ impl Agent {
         }
         let names = self.pods.names();
         self.live.update(|facts| facts.netns = names);
+        self.metrics.set_bypassed(&self.pods.bypassed());
         self.metrics
             .pods_enrolled
             .set(i64::try_from(self.pods.len()).unwrap_or(i64::MAX));
@@ -254,7 +265,7 @@ impl Agent {
         let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
-        self.complete |= update.errors.is_empty();
+        self.complete |= update.complete;
         match update.errors.first() {
             // An agent before us may have read it: what it published stays refused until we can.
             Some(error) if !self.complete => {
@@ -304,6 +315,18 @@ impl Agent {
         self.live.update(|facts| facts.policies = policies);
     }
 
+    /// Tells what only shows with time: which handshakes fail, how old the objects are.
+    fn observe(&self) {
+        let failing: Arc<[_]> = self.proxy.routes.borrow().failing().into();
+        if let Some(cluster) = &self.cluster {
+            cluster.events.tell(Arc::clone(&failing));
+            if let Some(synced) = cluster.state.borrow().last_sync(SystemTime::now()) {
+                self.metrics.config_synced(synced);
+            }
+        }
+        self.live.update(|facts| facts.failing = failing);
+    }
+
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.
     async fn drain(self) {
         let limit = self.drain_timeout;
@@ -337,22 +360,13 @@ impl Agent {
     }
 }
 
-async fn serve_admin(
-    address: SocketAddr,
-    metrics: &Arc<Metrics>,
-    readiness: &Readiness,
-    live: &Live,
-) -> Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--admin {address}: can't listen"))?;
-    tracing::info!(address = %listener.local_addr()?, "admin");
-    let state = AdminState {
-        metrics: Arc::clone(metrics),
-        readiness: readiness.clone(),
-        live: live.clone(),
+/// Resolves when the API server tells of other pods; never without a cluster.
+async fn pod_infos(cluster: &mut Option<Cluster>) -> PodInfos {
+    let pods: Option<&mut watch::Receiver<_>> = cluster.as_mut().map(|cluster| &mut cluster.pods);
+    let Some(pods) = pods else {
+        return std::future::pending().await;
     };
-    let never = CancellationToken::new();
-    tokio::spawn(admin::serve(listener, Arc::new(state), never));
-    Ok(())
+    // The sender lives as long as the source.
+    let _ = pods.changed().await;
+    pods.borrow_and_update().as_ref().clone()
 }

@@ -10,24 +10,55 @@ use crate::access_log::LogFormat;
 
 /// Redirects, and originates TLS: the data plane of one machine.
 ///
+/// As a node of a cluster it follows the API server and secures the node's pods; with --manifests it needs no
+/// Kubernetes, and secures named network namespaces.
+///
 /// Examples:
+///   nodetls agent --node node1
 ///   nodetls agent --manifests /etc/nodetls --netns 'pod-*'
 ///   nodetls agent --manifests . --netns client --admin 127.0.0.1:15020 --log-format json
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
     /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(long, value_name = "DIR", requires = "netns")]
+    pub manifests: Option<PathBuf>,
     /// Named network namespaces to enrol, as shell patterns; also those that appear later
-    #[arg(long, value_name = "PATTERN", required = true, num_args = 1..)]
+    #[arg(long, value_name = "PATTERN", requires = "manifests", num_args = 1..)]
     pub netns: Vec<String>,
+    /// This node's name
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "NODE_NAME",
+        conflicts_with = "manifests"
+    )]
+    pub node: Option<String>,
+    /// Namespace of nodetls itself, with the CA certificates that the controller mirrors [default: the one of the pod or
+    /// kubeconfig]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Enrol only pods that say `nodetls.io/redirect: enabled`, or whose namespaces do
+    #[arg(long)]
+    pub opt_in: bool,
+    /// Namespaces whose pods are left alone unless they say `nodetls.io/redirect: enabled`
+    #[arg(long, value_name = "NAME", num_args = 0.., default_value = "kube-system")]
+    pub exclude_namespace: Vec<String>,
+    /// Directory for the last objects, with which an agent goes on that starts while the API server is away
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nodetls")]
+    pub cache: PathBuf,
     /// Address of /metrics and /healthz
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
-    /// Cgroup (v2) whose processes' connects are looked at [default: root of cgroup2]
+    /// Cgroup (v2) whose processes' connects are looked at [default: kubelet's `kubepods`; with --manifests the root]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Directory of the host's cgroups below which kubelet's `kubepods` is [default: every mounted hierarchy]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// The node's own network namespace, which is left alone [default: that of the process that started this one]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub node_netns: Vec<PathBuf>,
     /// Directory on a bpffs that holds what outlives the agent
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
     pub pins: PathBuf,

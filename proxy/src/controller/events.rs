@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use super::error::{TIMEOUT, describe, is_conflict, within};
 use super::status::{CONTROLLER_NAME, target};
 use super::text::truncated;
-use crate::policy::{BackendTlsPolicy, ObjectName, PolicyStatus};
+use crate::policy::{ObjectName, PolicyStatus};
 
 /// Bytes of an Event's note that the API allows.
 const MAX_NOTE: usize = 1024;
@@ -25,9 +25,21 @@ const MAX_INSTANCE: usize = 128;
 
 /// What to tell.
 #[derive(Debug, PartialEq)]
-pub(super) struct Notice {
+pub(crate) struct Notice {
+    action: &'static str,
     reason: String,
     note: String,
+}
+
+impl Notice {
+    /// `action` is what was done or tried, `reason` what came of it, both in CamelCase; `note` names cause and cure.
+    pub(crate) fn new(action: &'static str, reason: impl Into<String>, note: &str) -> Self {
+        Self {
+            action,
+            reason: reason.into(),
+            note: truncated(note, MAX_NOTE).into_owned(),
+        }
+    }
 }
 
 /// What the author of a policy must act on. `left_out` are the targets for which its status has no room.
@@ -75,22 +87,26 @@ pub(super) fn notices(compiled: &PolicyStatus, left_out: &[String]) -> Vec<Notic
                        so; name fewer targets in a policy, or remove entries of controllers that are gone";
         tell("StatusFull", message.to_owned(), target.clone());
     }
-    let notice = |(reason, message, about): (&str, String, Vec<String>)| Notice {
-        reason: reason.to_owned(),
-        note: truncated(&format!("{}: {message}", about.join("; ")), MAX_NOTE).into_owned(),
+    let notice = |(reason, message, about): (&str, String, Vec<String>)| {
+        Notice::new(
+            "Compile",
+            reason,
+            &format!("{}: {message}", about.join("; ")),
+        )
     };
     found.into_iter().map(notice).collect()
 }
 
 /// Writes Events.
-pub(super) struct Events {
+pub(crate) struct Events {
     client: Client,
-    /// The pod that writes them.
+    /// The pod, or the node, that writes them.
     instance: String,
 }
 
 impl Events {
-    pub(super) fn new(client: Client, instance: &str) -> Self {
+    /// `instance` tells who writes them.
+    pub(crate) fn new(client: Client, instance: &str) -> Self {
         let instance = truncated(instance, MAX_INSTANCE).into_owned();
         Self { client, instance }
     }
@@ -99,16 +115,16 @@ impl Events {
     ///
     /// # Errors
     /// Why an Event could not be written.
-    pub(super) async fn tell(
+    pub(crate) async fn tell(
         &self,
         resource: &ApiResource,
         name: &ObjectName,
-        policy: &BackendTlsPolicy,
+        uid: Option<&str>,
         notices: Vec<Notice>,
     ) -> Result<(), String> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &name.namespace);
         for notice in notices {
-            let event = self.event(resource, name, policy, notice);
+            let event = self.event(resource, name, uid, notice);
             match within(TIMEOUT, api.create(&PostParams::default(), &event)).await {
                 Err(error) if !is_conflict(&error) => return Err(describe(&error)),
                 _ => {}
@@ -121,12 +137,15 @@ impl Events {
         &self,
         resource: &ApiResource,
         name: &ObjectName,
-        policy: &BackendTlsPolicy,
+        uid: Option<&str>,
         notice: Notice,
     ) -> Event {
-        let uid = policy.metadata.uid.clone();
-        let Notice { reason, note } = notice;
-        let said = format!("{} {reason} {note}", uid.as_deref().unwrap_or_default());
+        let Notice {
+            action,
+            reason,
+            note,
+        } = notice;
+        let said = format!("{} {reason} {note}", uid.unwrap_or_default());
         let hash = digest(&SHA256, said.as_bytes());
         let hash: String = hash
             .as_ref()
@@ -146,11 +165,11 @@ impl Events {
                 kind: Some(resource.kind.clone()),
                 namespace: Some(name.namespace.clone()),
                 name: Some(name.name.clone()),
-                uid,
+                uid: uid.map(str::to_owned),
                 ..ObjectReference::default()
             }),
             type_: Some("Warning".to_owned()),
-            action: Some("Compile".to_owned()),
+            action: Some(action.to_owned()),
             reason: Some(reason),
             note: Some(note),
             event_time: Some(MicroTime(Timestamp::now())),

@@ -5,7 +5,7 @@
 
 mod config_maps;
 mod error;
-mod events;
+pub(crate) mod events;
 mod lease;
 mod mirror;
 mod reconcile;
@@ -19,14 +19,18 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
 pub use self::reconcile::{Controller, Failures};
-use crate::access_log::LogFormat;
+use crate::access_log::{LogFormat, LogTo, init_logging};
+use crate::admin::{self, AdminState};
+use crate::metrics::Metrics;
 use crate::policy::Objects;
 use crate::readiness::Readiness;
+use crate::source::kube::{self as source, Kube};
 use crate::tls::system_roots;
 
 /// Under which the API server notes what we write.
@@ -55,6 +59,77 @@ pub struct Options {
     /// What is logged, as a list of target=level
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+}
+
+/// Runs the controller until a signal ends it.
+///
+/// # Errors
+/// When it can't start: what is missing, and the cure.
+pub fn start(options: &Options) -> Result<()> {
+    init_logging(options.log_format, &options.log, LogTo::Stdout)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(follow(options))
+}
+
+async fn follow(options: &Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let work = work(options, &shutdown);
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+    work.await
+}
+
+/// From the API server to the leader.
+async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let readiness = Readiness::default();
+    let admin = AdminState {
+        metrics: Arc::clone(&metrics),
+        readiness: readiness.clone(),
+        live: None,
+    };
+    admin::start(options.admin, admin).await?;
+    let client = Client::try_default().await.context(
+        "the API server's address and credentials: run as a pod with a ServiceAccount, or set KUBECONFIG",
+    )?;
+    let namespace = options.namespace.as_deref();
+    let wanted = source::Options {
+        namespace: namespace.unwrap_or(client.default_namespace()).to_owned(),
+        cache: None,
+        node: None,
+    };
+    let mut kube = Kube::start(client.clone(), wanted);
+    tokio::spawn(source::follow(
+        kube.state(),
+        metrics,
+        readiness.clone(),
+        |_| (),
+    ));
+    let waiting = readiness.task("the API server's objects");
+    let Some(update) = shutdown.run_until_cancelled(kube.next()).await else {
+        return Ok(());
+    };
+    waiting.done();
+    let (objects, receiver) = watch::channel(Arc::new(update.objects));
+    let feed = async move {
+        loop {
+            objects.send_replace(Arc::new(kube.next().await.objects));
+        }
+    };
+    let leader = run(client, options, receiver, &readiness, shutdown);
+    tokio::select! {
+        result = leader => result,
+        () = feed => Ok(()),
+    }
 }
 
 /// Stands by or leads until `shutdown`, then gives the lease up. `objects` must be complete from its first value on:

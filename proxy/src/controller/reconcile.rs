@@ -173,7 +173,12 @@ impl Controller {
                     let notices = notices(wanted.compiled, &left_out);
                     let told = self
                         .events
-                        .tell(&resource, name, wanted.policy, notices)
+                        .tell(
+                            &resource,
+                            name,
+                            wanted.policy.metadata.uid.as_deref(),
+                            notices,
+                        )
                         .await;
                     failures.extend(told.err().map(|error| {
                         format!("BackendTLSPolicy {name}: an Event can't be written: {error}")

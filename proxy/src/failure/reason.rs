@@ -118,6 +118,14 @@ reasons! {
         "check the limits of this node and of the agent"
 }
 
+impl Reason {
+    /// Whether the TLS handshake failed: a server that can't be reached, or ends too early, is none of it.
+    pub fn is_of_handshake(self) -> bool {
+        // In order of declaration.
+        self <= Self::HandshakeTimeout
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -77,9 +77,17 @@ impl CgroupPods {
         })
     }
 
-    /// The kubelet's cgroup, once it was found: all pods are below it.
-    pub fn kubepods(&self) -> Option<&PathBuf> {
-        self.kubepods.as_ref()
+    /// The kubelet's cgroup: all pods are below it.
+    ///
+    /// # Errors
+    /// There is none, or several that can't be told apart.
+    pub fn kubepods(&mut self) -> Result<PathBuf> {
+        let kubepods = match self.kubepods.take().filter(|path| path.exists()) {
+            Some(kubepods) => kubepods,
+            None => kubepods::find(&self.hierarchies, std::process::id())?,
+        };
+        self.kubepods = Some(kubepods.clone());
+        Ok(kubepods)
     }
 
     /// What the API server says of this node's pods now, by [`cgroup_uid`](super::decide::cgroup_uid).
@@ -135,13 +143,8 @@ impl CgroupPods {
     }
 
     fn pods(&mut self) -> Result<Vec<PodDir>> {
-        let kubepods = match self.kubepods.take().filter(|path| path.exists()) {
-            Some(kubepods) => kubepods,
-            None => kubepods::find(&self.hierarchies, std::process::id())?,
-        };
-        let pods = kubepods::pods(&kubepods, |dir| self.watch.add(dir));
-        self.kubepods = Some(kubepods);
-        pods
+        let kubepods = self.kubepods()?;
+        kubepods::pods(&kubepods, |dir| self.watch.add(dir))
     }
 
     /// The netns of a pod's processes, the node's excepted.
@@ -199,10 +202,18 @@ impl CgroupPods {
             .collect()
     }
 
+    fn label(&self, uid: &str) -> String {
+        match self.infos.get(uid) {
+            Some(info) => format!("{}/{}", info.namespace, info.name),
+            None => uid.to_owned(),
+        }
+    }
+
     fn netns(&self, before: &BTreeMap<u64, Known>) -> BTreeMap<String, Netns> {
         let mut all = BTreeMap::new();
         for (&inode, file) in &self.node {
             let netns = Netns {
+                label: "(the node's own)".to_owned(),
                 file: Arc::clone(file),
                 inode,
                 decision: Decision::Bypass(Bypass::HostNetwork),
@@ -225,6 +236,7 @@ impl CgroupPods {
                 }
             }
             let netns = Netns {
+                label: self.label(uid),
                 file: Arc::clone(&known.file),
                 inode,
                 decision,

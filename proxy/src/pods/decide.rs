@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 /// The label (Pod, Namespace) or annotation (Pod) that turns redirection off or on; the Pod's word beats the Namespace's.
 pub const REDIRECT: &str = "nodetls.io/redirect";
 const DISABLED: &str = "disabled";
@@ -68,7 +70,7 @@ impl Bypass {
 }
 
 /// What matters of a Pod object and its Namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodInfo {
     /// `metadata.namespace`.
     pub namespace: String,

@@ -9,10 +9,13 @@ use anyhow::Result;
 use super::cgroups::CgroupPods;
 use super::decide::{Bypass, Decision, PodInfo};
 use super::named::NamedNetns;
+use crate::watch_dir::DirWatcher;
 
 /// A netns that exists now.
 #[derive(Clone, Debug)]
 pub struct Netns {
+    /// For people: `namespace/pod`, the pod's uid while the API server has not told of it, or the netns' own name.
+    pub label: String,
     /// Open, so that it can be entered.
     pub file: Arc<File>,
     /// Tells a netns from another that was given the same name later.
@@ -34,22 +37,10 @@ pub struct Listing {
 
 /// Where netns come from.
 pub enum Lister {
-    /// Those with a name.
-    Named(NamedNetns),
+    /// Those with a name, and what watches the directory of names.
+    Named(NamedNetns, DirWatcher),
     /// Those of this node's pods.
     Cgroups(Box<CgroupPods>),
-}
-
-impl From<NamedNetns> for Lister {
-    fn from(named: NamedNetns) -> Self {
-        Self::Named(named)
-    }
-}
-
-impl From<CgroupPods> for Lister {
-    fn from(pods: CgroupPods) -> Self {
-        Self::Cgroups(Box::new(pods))
-    }
 }
 
 impl Lister {
@@ -59,7 +50,7 @@ impl Lister {
     /// The directory of names, or the tree of cgroups, can't be read: nothing is known.
     pub fn list(&mut self) -> Result<Listing> {
         match self {
-            Self::Named(named) => {
+            Self::Named(named, _) => {
                 let list = named.list()?.into_iter();
                 let netns = list.map(|(name, named)| {
                     let decision = if named.matches {
@@ -68,6 +59,7 @@ impl Lister {
                         Decision::Bypass(Bypass::NotNamed)
                     };
                     let netns = Netns {
+                        label: name.clone(),
                         file: Arc::new(named.file),
                         inode: named.inode,
                         decision,
@@ -84,10 +76,10 @@ impl Lister {
         }
     }
 
-    /// Resolves when pods' cgroups should be listed again; never for named netns, whose directory is watched elsewhere.
+    /// Resolves when it is time to list again. Cancelling it loses nothing.
     pub async fn changed(&mut self) {
         match self {
-            Self::Named(_) => std::future::pending().await,
+            Self::Named(_, directory) => directory.changed().await,
             Self::Cgroups(pods) => pods.changed().await,
         }
     }

@@ -105,16 +105,16 @@ pub struct Pods {
 
 /// A netns that is left alone.
 struct Bypassed {
-    name: String,
+    label: String,
     cookie: u64,
     reason: Bypass,
 }
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(lister: impl Into<Lister>, thread: NetnsThread, epoch: u64, own: u64) -> Self {
+    pub fn new(lister: Lister, thread: NetnsThread, epoch: u64, own: u64) -> Self {
         Self {
-            lister: lister.into(),
+            lister,
             thread,
             epoch,
             own,
@@ -131,14 +131,10 @@ impl Pods {
 
     /// The names of the netns that are enrolled or bypassed, by cookie.
     pub fn names(&self) -> BTreeMap<u64, String> {
-        let enrolled = self
-            .enrolled
-            .iter()
-            .map(|(name, (_, pod))| (pod.cookie, name));
-        let bypassed = self
-            .bypassed
-            .values()
-            .map(|netns| (netns.cookie, &netns.name));
+        let enrolled = self.enrolled.values();
+        let enrolled = enrolled.map(|(_, pod)| (pod.cookie, &pod.pod.name));
+        let bypassed = self.bypassed.values();
+        let bypassed = bypassed.map(|netns| (netns.cookie, &netns.label));
         let mut names: BTreeMap<_, _> = bypassed
             .chain(enrolled)
             .map(|(cookie, name)| (cookie, name.clone()))
@@ -185,7 +181,7 @@ impl Pods {
         for (name, netns) in list.netns {
             let result = match netns.decision {
                 Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
-                Decision::Bypass(reason) => self.bypass(modes, &name, netns, reason).await,
+                Decision::Bypass(reason) => self.bypass(modes, netns, reason).await,
                 // What has no entry in PODS is refused.
                 Decision::Deny => Ok(()),
             };
@@ -246,7 +242,7 @@ impl Pods {
         if self.enrolled.contains_key(name) {
             return Ok(());
         }
-        let netns = found.file;
+        let (netns, label) = (found.file, found.label);
         let (cookie, listeners) = open(&self.thread, &netns, self.epoch).await?;
         if self
             .enrolled
@@ -257,32 +253,26 @@ impl Pods {
             return Ok(());
         }
         if cookie == self.own {
-            tracing::debug!(netns = name, "our own netns is not enrolled");
+            tracing::debug!(netns = label, "our own netns is not enrolled");
             return Ok(());
         }
-        let mut enrolled = Enrolled::new(redirect, name, netns, cookie, listeners)?;
+        let mut enrolled = Enrolled::new(redirect, &label, netns, cookie, listeners)?;
         if self.listening {
             enrolled.listen()?;
         }
         modes.set(cookie, Mode::Redirect)?;
         // Last: what was served would have to be taken back if something failed.
         enrolled.serve(server)?;
-        tracing::info!(netns = name, "enrolled");
+        tracing::info!(netns = label, "enrolled");
         self.enrolled
             .insert(name.to_owned(), (found.inode, enrolled));
         Ok(())
     }
 
     /// What is not ours to touch needs an entry in PODS too: unknown netns are denied.
-    async fn bypass(
-        &mut self,
-        modes: &mut PodModes,
-        name: &str,
-        found: Netns,
-        reason: Bypass,
-    ) -> Result<()> {
+    async fn bypass(&mut self, modes: &mut PodModes, found: Netns, reason: Bypass) -> Result<()> {
         if let Some(before) = self.bypassed.get_mut(&found.inode) {
-            before.reason = reason;
+            (before.reason, before.label) = (reason, found.label);
             return Ok(());
         }
         let cookie = self.thread.run(&found.file, current_cookie).await?;
@@ -290,9 +280,8 @@ impl Pods {
         if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
-        let name = name.to_owned();
         let bypassed = Bypassed {
-            name,
+            label: found.label,
             cookie,
             reason,
         };
@@ -320,7 +309,7 @@ impl Pods {
                 // Under another name it may be one to bypass: that is to be said again.
                 let cookie = enrolled.cookie;
                 self.bypassed.retain(|_, other| other.cookie != cookie);
-                tracing::info!(netns = name, "released");
+                tracing::info!(netns = enrolled.pod.name, "released");
             }
         }
         let (own, enrolled) = (self.own, &self.enrolled);

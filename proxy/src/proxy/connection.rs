@@ -193,7 +193,7 @@ impl Connection {
         match ended {
             Ok(()) => self.access.succeed(),
             Err(failure) => {
-                self.route.metrics.failed(failure.reason.as_str());
+                self.route.record_failure(&failure);
                 self.access.fail(failure.reason.as_str(), failure);
             }
         }

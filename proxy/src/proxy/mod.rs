@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional};
 use self::respond::abort_by_default;
-pub use self::route::{Route, Routes};
+pub use self::route::{Failing, Route, Routes};
 pub use self::upstream::Dialer;
 use crate::addr::ClientAddr;
 use crate::metrics::Metrics;

@@ -2,8 +2,8 @@
 //! connection, which then keeps it to its end.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nodetls_ebpf::IdRange;
@@ -11,7 +11,7 @@ use nodetls_ebpf::IdRange;
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
-use crate::policy::{Target, Upstream};
+use crate::policy::{ObjectName, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -27,6 +27,28 @@ pub struct Route {
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,
     next_endpoint: AtomicUsize,
+    /// Why the last handshake failed.
+    failing: Mutex<Option<Failure>>,
+}
+
+/// A port of a Service with which the last TLS handshake failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The Service.
+    pub service: ObjectName,
+    /// The Service's port number.
+    pub port: u16,
+    /// Its policy.
+    pub policy: ObjectName,
+    /// The failure.
+    pub failure: Failure,
+}
+
+impl Failing {
+    /// `namespace/service:port`.
+    pub fn port(&self) -> String {
+        format!("{}:{}", self.service, self.port)
+    }
 }
 
 impl Route {
@@ -38,14 +60,14 @@ impl Route {
         tls: Result<Arc<TlsClient>, Failure>,
         metrics: Arc<TargetMetrics>,
     ) -> Self {
-        let next_endpoint = AtomicUsize::new(0);
         Self {
             id,
             original_dst,
             target,
             tls,
             metrics,
-            next_endpoint,
+            next_endpoint: AtomicUsize::new(0),
+            failing: Mutex::default(),
         }
     }
 
@@ -67,12 +89,36 @@ impl Route {
         }
     }
 
+    /// Counts a connection that failed, and remembers why if it was the TLS handshake.
+    pub fn record_failure(&self, failure: &Failure) {
+        self.metrics.failed(failure.reason.as_str());
+        if failure.reason.is_of_handshake() {
+            self.set_failing(Some(failure.clone()));
+        }
+    }
+
+    fn set_failing(&self, failing: Option<Failure>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
+    }
+
+    fn failing(&self) -> Option<Failing> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = failing.clone()?;
+        Some(Failing {
+            service: self.target.service.clone(),
+            port: self.target.port,
+            policy: self.target.policy.clone(),
+            failure,
+        })
+    }
+
     /// Counts a TLS handshake; `stream` is there when it succeeded.
     pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
         match stream.map(Session::of) {
             Some(session) => {
                 self.metrics
                     .handshake_ok(session.version, session.cipher_suite, duration);
+                self.set_failing(None);
             }
             None => self.metrics.handshake_failed(duration),
         }
@@ -97,5 +143,17 @@ impl Routes {
         self.by_id
             .get(&self.ids.id(last_word)?)
             .filter(|route| route.original_dst.0.port() == local.port())
+    }
+
+    /// The ports whose last handshake failed, in order.
+    pub fn failing(&self) -> Vec<Failing> {
+        let mut failing: Vec<_> = self
+            .by_id
+            .values()
+            .filter_map(|route| route.failing())
+            .collect();
+        failing.sort_by_cached_key(|one| (one.service.clone(), one.port));
+        failing.dedup_by(|one, other| (&one.service, one.port) == (&other.service, other.port));
+        failing
     }
 }

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
 use nodetls_ebpf::{
     Address, EPOCH_SLOTS, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode,
 };
+
+use super::pins::layouts;
 
 pub(super) const NAMES: [&str; 6] = ["TARGETS", "IDS", "PODS", "OWN_SOCKETS", "EPOCH", "COUNTERS"];
 
@@ -106,6 +108,24 @@ impl OwnSockets {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(map.insert(socket, 1, 0)?)
     }
+}
+
+/// Lets the netns with this cookie connect as it likes, whatever is pinned below `base`: for our own, before we connect
+/// to anything.
+pub fn bypass_pinned(base: &Path, cookie: u64) -> Result<()> {
+    for layout in layouts(base) {
+        let pin = layout.join("maps/PODS");
+        if !pin.exists() {
+            continue;
+        }
+        let map = MapData::from_pin(&pin)
+            .with_context(|| format!("{} can't be opened (needs CAP_BPF)", pin.display()))?;
+        // In another layout it may be anything; then its programs refuse what they refuse.
+        if let Ok(pods) = HashMap::try_from(Map::HashMap(map)) {
+            PodModes(pods).set(cookie, Mode::Bypass)?;
+        }
+    }
+    Ok(())
 }
 
 /// The key under which a dialled address is found in TARGETS.

@@ -15,12 +15,12 @@ pub use canary::run_child as run_canary_child;
 pub use epoch::{Charge, Epoch, agents, has_living_agent};
 pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
-pub use maps::{Maps, OwnSockets, PodModes, address_key, address_of};
+pub use maps::{Maps, OwnSockets, PodModes, address_key, address_of, bypass_pinned};
 pub use pins::{
     PinnedLink, cgroup_is_gone, foreign, is_bpffs, layouts, pinned_link, remove as remove_pins,
     remove_foreign,
 };
-pub use programs::{PROGRAMS, Redirect, default_cgroup};
+pub use programs::{PROGRAMS, Redirect, default_cgroup, is_cgroup2};
 pub use view::EbpfView;
 
 /// The eBPF objects, embedded by build.rs; empty in a build without a BPF toolchain.

@@ -18,6 +18,9 @@ use crate::sys;
 /// The programs at the cgroup; each has a link of its name.
 pub const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
 
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+
 /// The connect and getpeername programs of one instance.
 pub struct Redirect {
     pins: PathBuf,
@@ -100,6 +103,16 @@ pub fn default_cgroup() -> Result<PathBuf> {
         .map(PathBuf::from)
         .context("no cgroup2 is mounted here: mount one, or name a cgroup with --cgroup (`ip netns exec` hides /sys: use \
              `nsenter --net=/run/netns/NAME`)")
+}
+
+/// Whether a directory is of the cgroup v2 hierarchy.
+///
+/// # Errors
+/// It can't be looked at.
+pub fn is_cgroup2(directory: &Path) -> Result<bool> {
+    let filesystem = rustix::fs::statfs(directory)
+        .with_context(|| format!("{} can't be looked at", directory.display()))?;
+    Ok(filesystem.f_type == CGROUP2_MAGIC)
 }
 
 fn load(pins: &Path, ids: IdRange) -> Result<Ebpf> {

@@ -163,6 +163,7 @@ impl Files {
                 cause: cause.clone(),
             };
             update.errors.insert(0, error);
+            update.complete = false;
         }
         update
     }

@@ -11,7 +11,26 @@ pub mod kube;
 mod look;
 mod manifest;
 
+use self::kube::Kube;
 pub use files::{Files, read_once};
+
+/// One of them.
+pub enum Source {
+    /// A directory of manifests.
+    Files(Box<Files>),
+    /// A cluster.
+    Kube(Kube),
+}
+
+impl Source {
+    /// Waits until something is other than before. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Update {
+        match self {
+            Self::Files(files) => files.next().await,
+            Self::Kube(kube) => kube.next().await,
+        }
+    }
+}
 
 /// The objects as they are now, and what could not be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +39,8 @@ pub struct Update {
     pub objects: Objects,
     /// What was refused, in the order of the file names.
     pub errors: Vec<FileError>,
+    /// False when some may be missing that were in force before: something can't be read, or they are the last run's.
+    pub complete: bool,
     /// The file that each policy comes from.
     pub policy_files: BTreeMap<ObjectName, PathBuf>,
 }

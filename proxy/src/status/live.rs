@@ -11,6 +11,7 @@ use super::problems;
 use super::report::{Answer, Ca, Connections, Target, TargetState};
 use crate::metrics::Metrics;
 use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
+use crate::proxy::Failing;
 use crate::readiness::Readiness;
 use crate::tls::describe::{LISTED, subject};
 
@@ -30,6 +31,10 @@ pub(crate) struct Facts {
     pub(crate) policies: Arc<[PolicyStatus]>,
     /// Why manifests can't be read.
     pub(crate) unreadable: Arc<[String]>,
+    /// Why the objects may not be the API server's; each names its cure.
+    pub(crate) out_of_step: Arc<[String]>,
+    /// What fails now.
+    pub(crate) failing: Arc<[Failing]>,
 }
 
 impl Live {
@@ -65,7 +70,9 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     let found = [
         problems::of_agent(&missing),
         problems::of_policies(&facts.policies, &facts.unreadable),
+        problems::of_source(&facts.out_of_step),
         problems::of_targets(&status.targets),
+        problems::of_handshakes(&facts.failing),
         problems::of_kernel(&status),
     ];
     status.problems.extend(found.into_iter().flatten());

@@ -6,6 +6,7 @@ use super::report::{
 use crate::agent::{AGENT, MANIFESTS, NETNS, TARGETS};
 use crate::failure::Reason;
 use crate::policy::{Condition, PolicyStatus};
+use crate::proxy::Failing;
 
 /// What is not as it was pinned.
 pub(super) fn of_kernel(status: &Status) -> Vec<Problem> {
@@ -86,6 +87,30 @@ pub(super) fn of_agent(missing: &[(String, Option<String>)]) -> Vec<Problem> {
         (_, Some(text)) => Problem::new(format!("{name}: {text}"), "see the agent's log"),
     };
     missing.iter().map(problem).collect()
+}
+
+/// Why the objects in force may be old; each names its cure.
+pub(super) fn of_source(out_of_step: &[String]) -> Vec<Problem> {
+    let problem = |text: &String| match text.rsplit_once("; ") {
+        Some((what, cure)) => Problem::new(what, cure),
+        None => Problem::new(text, "see the agent's log"),
+    };
+    out_of_step.iter().map(problem).collect()
+}
+
+/// With which servers there is no TLS.
+pub(super) fn of_handshakes(failing: &[Failing]) -> Vec<Problem> {
+    let problem = |one: &Failing| {
+        let (policy, failure) = (&one.policy, &one.failure);
+        let what = format!(
+            "BackendTLSPolicy {policy}, Service {}: TLS handshakes fail ({}): {}",
+            one.port(),
+            failure.reason,
+            failure.detail
+        );
+        Problem::new(what, failure.reason.cure())
+    };
+    failing.iter().map(problem).collect()
 }
 
 /// Which policies and manifests are not in effect.

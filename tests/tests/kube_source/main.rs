@@ -57,7 +57,8 @@ async fn install(plane: &ControlPlane, versions: &[&str]) {
 fn start(client: Client, cache: &Path) -> Kube {
     let options = Options {
         namespace: "nodetls".to_owned(),
-        cache: cache.to_owned(),
+        cache: Some(cache.to_owned()),
+        node: Some("node1".to_owned()),
     };
     Kube::start(client, options)
 }

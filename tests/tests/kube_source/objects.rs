@@ -80,6 +80,7 @@ pub(crate) fn rbac() -> Vec<Value> {
         rule("gateway.networking.k8s.io", "backendtlspolicies"),
         rule("", "services"),
         rule("", "namespaces"),
+        rule("", "pods"),
     ];
     let role = |kind: &str, namespace: Option<&str>, rules: &[Value]| {
         let metadata = json!({"name": "agent", "namespace": namespace});

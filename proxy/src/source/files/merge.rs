@@ -34,6 +34,7 @@ pub(super) fn update(
         .collect();
     Update {
         objects,
+        complete: errors.is_empty(),
         errors,
         policy_files,
     }

@@ -115,7 +115,10 @@ mod tests {
     #[test]
     fn nothing_there() {
         let dir = dir(&[]);
-        assert_eq!(read_once(dir.path()).unwrap(), Update::default());
+        assert_eq!(
+            read_once(dir.path()).unwrap().objects,
+            crate::policy::Objects::default()
+        );
         let error = read_once(&dir.path().join("absent")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

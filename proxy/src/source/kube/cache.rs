@@ -14,13 +14,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Namespaces, sha256_hex};
+use super::{Namespaces, Pods, sha256_hex};
 use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
 
 const FILE: &str = "objects";
 
 /// Before the digest in the header. Another number for another layout of what is kept.
-const MAGIC: &str = "nodetls-objects 1 ";
+const MAGIC: &str = "nodetls-objects 2 ";
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,7 @@ pub(super) struct Kept {
     config_maps: Vec<ConfigMap>,
     policies: Vec<BackendTlsPolicy>,
     pub(super) namespaces: Namespaces,
+    pub(super) pods: Pods,
 }
 
 /// Why a cache is not used. Display names the cure, where there is one.
@@ -48,13 +49,14 @@ pub(super) enum CacheError {
 
 impl Kept {
     /// What is in force now.
-    pub(super) fn new(objects: Objects, namespaces: Namespaces) -> Self {
+    pub(super) fn new(objects: Objects, namespaces: Namespaces, pods: Pods) -> Self {
         Self {
             written: 0,
             services: objects.services.into_values().collect(),
             config_maps: objects.config_maps.into_values().collect(),
             policies: objects.policies.into_values().collect(),
             namespaces,
+            pods,
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn definitions() -> ApiResource {
 }
 
 /// How policies are asked for.
-pub(super) fn policies(version: &str) -> ApiResource {
+pub(crate) fn policies(version: &str) -> ApiResource {
     resource(
         "gateway.networking.k8s.io",
         version,
@@ -83,11 +83,21 @@ impl Crd {
     }
 
     /// The version to watch policies in, if they can be.
-    pub(super) fn version(&self) -> Option<&'static str> {
+    pub(crate) fn version(&self) -> Option<&'static str> {
         match self {
             Self::Served { version } => Some(version),
             Self::Terminating { version } => *version,
             Self::Absent | Self::Unsupported { .. } => None,
+        }
+    }
+
+    /// As a metric's label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Served { .. } => "served",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Terminating { .. } => "terminating",
         }
     }
 

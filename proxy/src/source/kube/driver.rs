@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
 use kube::api::{DynamicObject, PartialObjectMeta};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch as latest};
@@ -15,8 +15,9 @@ use super::cache::Kept;
 use super::debounce::Debounce;
 use super::store::Store;
 use super::watch::{Feed, Query, Signal};
-use super::{Crd, MIRROR_LABEL, Namespace, Namespaces, Options, Resource, State, Synced};
+use super::{Crd, MIRROR_LABEL, Namespace, Namespaces, Options, Pods, Resource, State, Synced};
 use super::{crd, reduce, report};
+use crate::pods::decide::PodInfo;
 use crate::policy::{BackendTlsPolicy, ObjectName};
 use crate::source::Update;
 
@@ -28,6 +29,7 @@ pub(super) struct Outputs {
     pub(super) updates: mpsc::Sender<Update>,
     pub(super) state: latest::Sender<State>,
     pub(super) namespaces: latest::Sender<Arc<Namespaces>>,
+    pub(super) pods: latest::Sender<Arc<Pods>>,
 }
 
 /// A feed and what came from it.
@@ -45,12 +47,15 @@ impl<T: Send + 'static> Watched<T> {
 
 pub(super) struct Driver {
     pub(super) client: Client,
-    pub(super) dir: PathBuf,
+    /// Where the objects are kept.
+    pub(super) dir: Option<PathBuf>,
     pub(super) outputs: Outputs,
     pub(super) crd: Watched<Crd>,
     pub(super) services: Watched<Service>,
     pub(super) namespaces: Watched<Namespace>,
     pub(super) config_maps: Watched<ConfigMap>,
+    /// The node's, with the uids that their cgroups have; `None` when nobody wants them.
+    pub(super) pods: Option<Watched<(String, PodInfo)>>,
     /// With their version; `None` while they can't be read.
     pub(super) policies: Option<(&'static str, Watched<BackendTlsPolicy>)>,
     /// The policies in force.
@@ -61,6 +66,7 @@ pub(super) struct Driver {
     pub(super) cached: Option<Kept>,
     pub(super) objects_changed: bool,
     pub(super) namespaces_changed: bool,
+    pub(super) pods_changed: bool,
     pub(super) debounce: Debounce,
     /// When the cache was written last, and when it is to be written next.
     pub(super) kept: Option<Instant>,
@@ -89,6 +95,14 @@ impl Driver {
         let namespaces: Api<PartialObjectMeta<KubeNamespace>> = Api::all(client.clone());
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &options.namespace);
         let read = |object: DynamicObject| Some(Crd::of(&object));
+        let pods = options.node.map(|node| {
+            let query = Query {
+                fields: Some(format!("spec.nodeName={node}")),
+                ..Query::all(Resource::Pods)
+            };
+            let api: Api<Pod> = Api::all(client.clone());
+            Watched::new(Feed::start(api, query, reduce::pod))
+        });
         Self {
             crd: Watched::new(Feed::start(crds, definition, read)),
             services: Watched::new(Feed::start(
@@ -102,6 +116,7 @@ impl Driver {
                 reduce::namespace,
             )),
             config_maps: Watched::new(Feed::start(config_maps, mirrored, reduce::config_map)),
+            pods,
             policies: None,
             known: BTreeMap::new(),
             synced: Synced::No,
@@ -109,6 +124,7 @@ impl Driver {
             cached: None,
             objects_changed: false,
             namespaces_changed: false,
+            pods_changed: false,
             debounce: Debounce::default(),
             kept: None,
             keep_at: None,
@@ -138,8 +154,15 @@ impl Driver {
                     }
                     false
                 }
-                signal = next_policy(&mut self.policies) => {
+                signal = next(self.policies.as_mut().map(|(_, watched)| watched)) => {
                     self.policies.as_mut().is_some_and(|(_, watched)| watched.store.take(signal))
+                }
+                signal = next(self.pods.as_mut()) => {
+                    if self.pods.as_mut().is_some_and(|watched| watched.store.take(signal)) {
+                        self.pods_changed = true;
+                        self.debounce.touch();
+                    }
+                    false
                 }
                 () = self.debounce.due() => { self.publish().await; false }
                 () = at(self.keep_at) => { self.keep().await; false }
@@ -187,15 +210,17 @@ impl Driver {
             && self.services.store.listed
             && self.namespaces.store.listed
             && self.config_maps.store.listed
+            && self
+                .pods
+                .as_ref()
+                .is_none_or(|watched| watched.store.listed)
             && policies.is_none_or(|(_, watched)| watched.store.listed)
     }
 }
 
-async fn next_policy<T: Send + 'static>(
-    policies: &mut Option<(&'static str, Watched<T>)>,
-) -> Signal<T> {
-    match policies {
-        Some((_, watched)) => watched.feed.next().await,
+async fn next<T: Send + 'static>(watched: Option<&mut Watched<T>>) -> Signal<T> {
+    match watched {
+        Some(watched) => watched.feed.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,10 +1,11 @@
-//! A cluster, watched: BackendTLSPolicies, Services, Namespaces, and the CA certificates that the controller mirrors.
+//! A cluster, watched: BackendTLSPolicies, Services, Namespaces, one node's pods, and the CA certificates that the
+//! controller mirrors.
 //!
 //! Rules: nothing is published before every watch has listed once; what can't be watched for a while stays as it was;
 //! a policy's removal is believed only after a look at its CRD; what was last complete is kept on disk for a start
 //! without API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch as latest};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Update;
+use crate::pods::decide::PodInfo;
 
 mod cache;
 mod crd;
@@ -30,8 +32,10 @@ mod tests;
 mod watch;
 
 pub use crd::Crd;
+pub(crate) use crd::policies;
 pub use mirror::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
 pub use reduce::Namespace;
+pub(crate) use report::follow;
 pub(crate) use state::{FORBIDDEN, UNAUTHORIZED, chain};
 pub use state::{Resource, State, Synced, WatchFailure};
 
@@ -40,12 +44,17 @@ pub use state::{Resource, State, Synced, WatchFailure};
 pub struct Options {
     /// Nodetls' own namespace, where the controller mirrors CA certificates.
     pub namespace: String,
-    /// A directory on the node, in which the last objects are kept.
-    pub cache: PathBuf,
+    /// A directory on the node, in which the last objects are kept; `None` keeps none.
+    pub cache: Option<PathBuf>,
+    /// The node whose pods are wanted; `None` asks for none.
+    pub node: Option<String>,
 }
 
 /// Every Namespace, by name.
 pub type Namespaces = BTreeMap<String, Namespace>;
+
+/// The pods of the node, by [`cgroup_uid`](crate::pods::decide::cgroup_uid).
+pub type Pods = HashMap<String, PodInfo>;
 
 /// Follows a cluster. Dropping it ends the watches.
 #[derive(Debug)]
@@ -53,6 +62,7 @@ pub struct Kube {
     updates: mpsc::Receiver<Update>,
     state: latest::Receiver<State>,
     namespaces: latest::Receiver<Arc<Namespaces>>,
+    pods: latest::Receiver<Arc<Pods>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -63,16 +73,19 @@ impl Kube {
         let (updates_to, updates) = mpsc::channel(1);
         let (state_to, state) = latest::channel(State::default());
         let (namespaces_to, namespaces) = latest::channel(Arc::default());
+        let (pods_to, pods) = latest::channel(Arc::default());
         let outputs = driver::Outputs {
             updates: updates_to,
             state: state_to,
             namespaces: namespaces_to,
+            pods: pods_to,
         };
         let task = tokio::spawn(driver::run(client, options, outputs));
         Self {
             updates,
             state,
             namespaces,
+            pods,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -95,6 +108,11 @@ impl Kube {
     /// The Namespaces; complete before the first [`Update`], empty until then.
     pub fn namespaces(&self) -> latest::Receiver<Arc<Namespaces>> {
         self.namespaces.clone()
+    }
+
+    /// The node's pods, each with its Namespace's labels; complete before the first [`Update`], empty until then.
+    pub fn pods(&self) -> latest::Receiver<Arc<Pods>> {
+        self.pods.clone()
     }
 }
 

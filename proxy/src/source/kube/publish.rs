@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::cache::{self, Kept};
 use super::driver::Driver;
 use super::store::in_force;
-use super::{Namespaces, Synced, crd};
+use super::{Namespaces, Pods, Synced, crd};
 use crate::policy::{ObjectName, Objects};
 use crate::source::Update;
 
@@ -34,15 +34,27 @@ impl Driver {
             self.cached = None;
             self.synced = Synced::Live;
         }
-        if std::mem::take(&mut self.namespaces_changed) {
+        let namespaces_changed = std::mem::take(&mut self.namespaces_changed);
+        if namespaces_changed {
             let namespaces = Arc::new(self.namespaces());
             self.outputs.namespaces.send_replace(namespaces);
+        }
+        if std::mem::take(&mut self.pods_changed) || namespaces_changed {
+            let pods = self.pods();
+            let changed = |before: &mut Arc<Pods>| {
+                let changed = **before != pods;
+                if changed {
+                    *before = Arc::new(pods);
+                }
+                changed
+            };
+            self.outputs.pods.send_if_modified(changed);
         }
         if std::mem::take(&mut self.objects_changed) {
             // Made when there is room for it, so that it is not old when it is taken.
             let updates = self.outputs.updates.clone();
             if let Ok(room) = updates.reserve().await {
-                room.send(update(self.objects()));
+                room.send(update(self.objects(), true));
             }
         }
         let earliest = self.kept.map_or_else(Instant::now, |kept| kept + KEEP);
@@ -89,18 +101,23 @@ impl Driver {
         };
         let namespaces = Arc::new(cached.namespaces.clone());
         self.outputs.namespaces.send_replace(namespaces);
+        let pods = Arc::new(cached.pods.clone());
+        self.outputs.pods.send_replace(pods);
         let updates = self.outputs.updates.clone();
         if let Ok(room) = updates.reserve().await {
-            room.send(update(cached.objects()));
+            // What came into force just before the last run ended may not be in it.
+            room.send(update(cached.objects(), false));
         }
     }
 
     pub(super) async fn read_cache(&mut self) {
-        let dir = self.dir.clone();
+        let Some(dir) = self.dir.clone() else {
+            return;
+        };
+        let path = cache::path(&dir);
         match spawn_blocking(move || cache::read(&dir)).await {
             Ok(Ok(cached)) => self.cached = cached,
             Ok(Err(error)) => {
-                let path = cache::path(&self.dir);
                 tracing::warn!(path = %path.display(), %error, "the last run's objects are not used");
             }
             Err(_) => {}
@@ -113,15 +130,19 @@ impl Driver {
     pub(super) async fn keep(&mut self) {
         self.keep_at = None;
         self.kept = Some(Instant::now());
-        let kept = Kept::new(self.objects(), self.namespaces());
-        let dir = self.dir.clone();
+        let Some(dir) = self.dir.clone() else {
+            return;
+        };
+        let shown = dir.display().to_string();
+        let kept = Kept::new(self.objects(), self.namespaces(), self.pods());
         let write = move || cache::write(&dir, &kept.encode(SystemTime::now())?);
         let result = spawn_blocking(write)
             .await
             .unwrap_or_else(|error| Err(error.into()));
         self.cache_failure = result.err().map(|error| {
-            let dir = self.dir.display();
-            format!("the last objects can't be kept in {dir}: {error}; see that it can be written")
+            format!(
+                "the last objects can't be kept in {shown}: {error}; see that it can be written"
+            )
         });
     }
 
@@ -136,6 +157,21 @@ impl Driver {
         }
     }
 
+    /// The node's, each with its Namespace's labels.
+    fn pods(&self) -> Pods {
+        let watched = self.pods.iter();
+        let pods = watched.flat_map(|watched| watched.store.objects.values());
+        let pods = pods.map(|(uid, info)| {
+            let mut info = info.clone();
+            let namespace = ObjectName::new("", &info.namespace);
+            if let Some(namespace) = self.namespaces.store.objects.get(&namespace) {
+                info.namespace_labels = namespace.labels.clone();
+            }
+            (uid.clone(), info)
+        });
+        pods.collect()
+    }
+
     fn namespaces(&self) -> Namespaces {
         let namespaces = self.namespaces.store.objects.iter();
         namespaces
@@ -144,9 +180,10 @@ impl Driver {
     }
 }
 
-fn update(objects: Objects) -> Update {
+fn update(objects: Objects, complete: bool) -> Update {
     Update {
         objects,
+        complete,
         errors: Vec::new(),
         policy_files: BTreeMap::new(),
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::mirror::{CA_KEY, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+use crate::pods::decide::{PodInfo, cgroup_uid};
 use crate::policy::{BackendTlsPolicy, ObjectName};
 
 /// kubectl keeps a copy of the whole object there.
@@ -51,6 +52,28 @@ pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Name
     })
 }
 
+/// What is known of a pod, and under which uid its cgroup is found. The labels of its Namespace come later.
+pub(super) fn pod(pod: Pod) -> Option<(String, PodInfo)> {
+    let (metadata, spec) = (pod.metadata, pod.spec.unwrap_or_default());
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    annotations.remove(LAST_APPLIED);
+    let uid = metadata.uid?;
+    let uid = cgroup_uid(&uid, &annotations).to_owned();
+    let containers = spec.containers.into_iter();
+    let containers = containers.chain(spec.init_containers.unwrap_or_default());
+    let info = PodInfo {
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+        namespace_labels: BTreeMap::new(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations,
+        host_network: spec.host_network.unwrap_or_default(),
+        containers: containers.map(|container| container.name).collect(),
+        runtime_class: spec.runtime_class_name,
+    };
+    Some((uid, info))
+}
+
 /// A mirrored ConfigMap, under the name of its source.
 pub(super) fn config_map(mut mirrored: ConfigMap) -> Option<ConfigMap> {
     let mut annotations = mirrored.metadata.annotations.take().unwrap_or_default();
@@ -88,6 +111,7 @@ fn metadata(from: ObjectMeta) -> ObjectMeta {
     ObjectMeta {
         namespace: from.namespace,
         name: from.name,
+        uid: from.uid,
         generation: from.generation,
         creation_timestamp: from.creation_timestamp,
         annotations: annotations.filter(|annotations| !annotations.is_empty()),

@@ -1,21 +1,52 @@
 //! Tells the outside how well the source is in step: the state value, and a log line for what changed of it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch as latest;
 
 use super::driver::Driver;
 use super::{State, Synced, WatchFailure};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+/// Under which readiness tells of the API server.
+const API_SERVER: &str = "API server";
+
+/// Shows the state as metrics and as a note beside readiness, and its problems to `show`, until nobody sets it any more.
+pub(crate) async fn follow(
+    mut state: latest::Receiver<State>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    show: impl Fn(Vec<String>),
+) {
+    loop {
+        let now = state.borrow_and_update().clone();
+        metrics.set_source(&now);
+        let problems = now.problems();
+        if problems.is_empty() {
+            readiness.clear_note(API_SERVER);
+        } else {
+            readiness.set_note(API_SERVER, problems.join("; "));
+        }
+        show(problems);
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
 
 /// What can't be watched now.
 pub(super) fn failures(driver: &Driver) -> impl Iterator<Item = &WatchFailure> {
     let policies = driver.policies.as_ref();
+    let pods = driver.pods.as_ref();
     [
         driver.crd.store.failure.as_ref(),
         policies.and_then(|(_, watched)| watched.store.failure.as_ref()),
         driver.services.store.failure.as_ref(),
         driver.namespaces.store.failure.as_ref(),
         driver.config_maps.store.failure.as_ref(),
+        pods.and_then(|watched| watched.store.failure.as_ref()),
     ]
     .into_iter()
     .flatten()
@@ -36,11 +67,13 @@ pub(super) fn report(driver: &Driver, to: &latest::Sender<State>) {
 
 fn state(driver: &Driver, before: &State) -> State {
     let policies = driver.policies.as_ref();
+    let pods = driver.pods.as_ref();
     let in_step = driver.synced == Synced::Live
         && driver.crd.store.watching
         && driver.services.store.watching
         && driver.namespaces.store.watching
         && driver.config_maps.store.watching
+        && pods.is_none_or(|watched| watched.store.watching)
         && policies.is_none_or(|(_, watched)| watched.store.watching);
     let left_step = match before.in_step {
         _ if in_step => None,

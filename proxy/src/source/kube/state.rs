@@ -60,6 +60,8 @@ pub enum Resource {
     Namespaces,
     /// Mirrored CA certificates in nodetls' own namespace.
     ConfigMaps,
+    /// The node's pods.
+    Pods,
 }
 
 /// Why a resource can't be watched. Display is one line that names the cure.
@@ -110,6 +112,7 @@ impl Resource {
             Self::Services => "services",
             Self::Namespaces => "namespaces",
             Self::ConfigMaps => "configmaps",
+            Self::Pods => "pods",
         }
     }
 }

@@ -138,11 +138,40 @@ fn of_a_policy_what_the_compiler_reads_is_kept() {
     let expected = json!({
         "metadata": {
             "namespace": "shop", "name": "web", "generation": 3, "creationTimestamp": "2026-11-21T00:00:00Z",
-            "annotations": {"nodetls.io/x": "1"},
+            "annotations": {"nodetls.io/x": "1"}, "uid": "u",
         },
         "spec": {"validation": "not an object"},
     });
     assert_eq!(kept, expected);
+}
+
+#[test]
+fn of_a_pod_what_decides_is_kept() {
+    let pod = |metadata: Value| {
+        let spec = json!({
+            "hostNetwork": true, "runtimeClassName": "kata",
+            "containers": [{"name": "app"}], "initContainers": [{"name": "istio-proxy"}],
+        });
+        reduce::pod(from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
+    };
+    let metadata = json!({
+        "namespace": "shop", "name": "web", "uid": "u", "labels": {"app": "web"},
+        "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"},
+    });
+    let (uid, info) = pod(metadata).unwrap();
+    let expected = PodInfo {
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+        labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+        host_network: true,
+        containers: vec!["app".to_owned(), "istio-proxy".to_owned()],
+        runtime_class: Some("kata".to_owned()),
+        ..PodInfo::default()
+    };
+    assert_eq!((uid.as_str(), info), ("u", expected));
+    let mirror = json!({"uid": "u", "annotations": {"kubernetes.io/config.mirror": "hash"}});
+    assert_eq!(pod(mirror).unwrap().0, "hash", "a static pod's cgroup");
+    assert_eq!(pod(json!({"name": "no uid"})), None);
 }
 
 fn mirrored(name: &str) -> ConfigMap {
@@ -198,7 +227,8 @@ fn the_cache_gives_back_what_was_kept() {
 
     let (objects, namespaces) = objects();
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
-    let kept = Kept::new(objects.clone(), namespaces.clone());
+    let pods = Pods::from([("uid".to_owned(), PodInfo::default())]);
+    let kept = Kept::new(objects.clone(), namespaces.clone(), pods.clone());
     cache::write(&dir, b"an older one").unwrap();
     cache::write(&dir, &kept.encode(then).unwrap()).unwrap();
 
@@ -212,6 +242,7 @@ fn the_cache_gives_back_what_was_kept() {
     let read = cache::read(&dir).unwrap().unwrap();
     assert_eq!(read.written(), then);
     assert_eq!(read.namespaces, namespaces);
+    assert_eq!(read.pods, pods);
     assert_eq!(read.objects(), objects);
 }
 
@@ -219,7 +250,7 @@ fn the_cache_gives_back_what_was_kept() {
 fn a_cache_that_is_not_whole_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (objects, namespaces) = objects();
-    let good = Kept::new(objects, namespaces)
+    let good = Kept::new(objects, namespaces, Pods::new())
         .encode(SystemTime::now())
         .unwrap();
     let reads = |bytes: &[u8]| {
@@ -233,7 +264,7 @@ fn a_cache_that_is_not_whole_is_refused() {
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
     assert!(matches!(reads(&flipped), Err(CacheError::Damaged)));
-    let other = String::from_utf8(good).unwrap().replacen(" 1 ", " 2 ", 1);
+    let other = String::from_utf8(good).unwrap().replacen(" 2 ", " 1 ", 1);
     assert!(matches!(
         reads(other.as_bytes()),
         Err(CacheError::OtherVersion)
