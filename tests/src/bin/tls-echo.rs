@@ -24,6 +24,7 @@ use hyper_util::server::conn::auto;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,7 +86,10 @@ fn server_config(args: &Args) -> Result<ServerConfig> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates(&args.cert)?, key)?;
+    // Not with_single_cert, which refuses X.509 v1: what a server may present is the client's to judge.
+    let key = builder.crypto_provider().key_provider.load_private_key(key)?;
+    let certified = CertifiedKey::new(certificates(&args.cert)?, key);
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
