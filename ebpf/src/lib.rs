@@ -176,6 +176,8 @@ events! {
     Assigned = "assigned", "listener";
     /// A SYN was refused because no proxy listens.
     NoListener = "refused", "no_listener";
+    /// Audit mode: a pod's connect that would have been redirected or denied, let through.
+    Audited = "audited", "pod";
 }
 
 #[cfg(feature = "user")]

@@ -11,7 +11,9 @@ use prometheus::{
     Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+use crate::failure::Failure;
 use crate::pods::decide::Bypass;
+use crate::policy::ObjectName;
 use crate::source::kube::State;
 
 mod registrar;
@@ -39,6 +41,8 @@ pub struct Metrics {
     crd: IntGaugeVec,
     watch_failed: IntGaugeVec,
     pods_bypassed: IntGaugeVec,
+    audited_connects: IntCounterVec,
+    audit_probe: IntGaugeVec,
     /// Manifests (documents or files) that could not be read.
     pub config_errors: IntGauge,
     /// Network namespaces whose connections are redirected.
@@ -101,6 +105,27 @@ pub struct PolicyCondition {
     pub condition: &'static str,
     /// Such as `NoValidCACertificate`.
     pub reason: &'static str,
+}
+
+/// What audit mode found of a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// The Service.
+    pub service: ObjectName,
+    /// Its port.
+    pub port: u16,
+    /// Connects that enforcement would redirect or refuse, since the target was published.
+    pub connects: u64,
+    /// What a TLS handshake came to; `None` before it was tried.
+    pub probe: Option<Result<(), Failure>>,
+}
+
+impl Audited {
+    /// `ok`, or the reason of the failure.
+    pub fn result(&self) -> Option<&'static str> {
+        let result = self.probe.as_ref()?.as_ref();
+        Some(result.map_or_else(|failure| failure.reason.as_str(), |()| "ok"))
+    }
 }
 
 /// A metric, for the documentation.
@@ -181,6 +206,16 @@ impl Metrics {
                 "Network namespaces that are left alone, by the reason.",
                 &["reason"],
             )?,
+            audited_connects: all.counters(
+                "audited_connects_total",
+                "Connects that audit mode let through, and enforcement would redirect or refuse.",
+                &["service_namespace", "service", "port"],
+            )?,
+            audit_probe: all.gauges(
+                "audit_probe",
+                "In audit mode what a TLS handshake with a Service came to: ok, or the reason of its failure; always 1.",
+                &["service_namespace", "service", "port", "result"],
+            )?,
             config_errors: all.gauge("config_errors", "Manifests that could not be read.")?,
             pods_enrolled: all.gauge(
                 "pods_enrolled",
@@ -250,6 +285,29 @@ impl Metrics {
     pub fn config_synced(&self, at: SystemTime) {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.config_last_sync.set(since.as_secs_f64());
+    }
+
+    /// Replaces what audit mode found.
+    pub fn set_audited(&self, all: &[Audited]) {
+        let _no_scrape = lock(&self.scrape);
+        self.audited_connects.reset();
+        self.audit_probe.reset();
+        for one in all {
+            let (service, port) = (&one.service, one.port.to_string());
+            let labels = [
+                service.namespace.as_str(),
+                service.name.as_str(),
+                port.as_str(),
+            ];
+            self.audited_connects
+                .with_label_values(&labels)
+                .inc_by(one.connects);
+            if let Some(result) = one.result() {
+                let [namespace, name, port] = labels;
+                let labels = [namespace, name, port, result];
+                self.audit_probe.with_label_values(&labels).set(1);
+            }
+        }
     }
 
     /// Replaces the numbers of netns that are left alone.

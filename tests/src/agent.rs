@@ -52,11 +52,7 @@ impl World {
     }
 
     fn spawn_agent(&self, pattern: &str, manifests: &Path, admin: u16) -> Running {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .unwrap();
+        let log = self.log_file();
         let mut command = match self.file_limit {
             None => self.in_cgroup(&binary("nodetls")),
             Some(limit) => {
@@ -116,6 +112,16 @@ impl World {
     /// What the agent has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// For the output of an agent, to be appended to.
+    pub fn log_file(&self) -> fs::File {
+        let mut options = fs::OpenOptions::new();
+        options
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap()
     }
 
     fn log_path(&self) -> PathBuf {

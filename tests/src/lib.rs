@@ -12,7 +12,7 @@ mod world;
 
 pub use certificates::{Ca, Identity};
 pub use manifests::{config_map, policy, service, service_without_slice, without_ready_endpoint};
-pub use process::{Running, binary};
+pub use process::{Running, binary, text};
 pub use world::World;
 
 /// The Service's address.

@@ -116,7 +116,7 @@ pub(crate) fn ip(words: &str) {
 }
 
 /// Both of its streams.
-pub(crate) fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&both).into_owned()
 }

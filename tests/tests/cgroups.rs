@@ -16,7 +16,7 @@ use nodetls::pods::decide::{Bypass, Decision, PodInfo};
 use nodetls::pods::lister::{Lister, Listing, Netns};
 use nodetls::pods::netns::{NetnsThread, current_cookie};
 use nodetls::pods::{Pod, Pods, Serve};
-use nodetls::redirect::Redirect;
+use nodetls::redirect::{Effect, Redirect};
 use nodetls_tests::{Running, binary};
 
 const RECONCILE: Duration = Duration::from_secs(3600);
@@ -289,13 +289,14 @@ async fn listed_pods_are_enrolled_bypassed_and_released() {
         "/sys/fs/bpf/{}",
         node.root.file_name().unwrap().display()
     ));
-    let (redirect, mut maps) = Redirect::load(&pins).unwrap();
+    let (redirect, mut maps) = Redirect::load(&pins, Effect::Enforce).unwrap();
     let modes = &mut maps.pods;
     let mut pods = Pods::new(
         Lister::Cgroups(Box::new(node.pods())),
         NetnsThread::start().unwrap(),
         7,
         current_cookie().unwrap(),
+        Effect::Enforce,
     );
     let pause = node.start_in_netns(UID, "pause");
     loop {

@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod ebpf;
+mod image;
 mod interrupt;
 mod oci;
 mod setup;
@@ -23,6 +24,7 @@ Examples:
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
   cargo xtask cluster up    a real Kubernetes of two nodes on this machine (needs root)
   cargo xtask e2e           the end-to-end tests, on that cluster
+  cargo xtask image         nodetls' image, as an archive that containerd imports
   cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
 
 /// nodetls' development tasks.
@@ -55,6 +57,7 @@ enum Task {
     /// Run all checks and tests, the privileged ones too
     Test,
     Bench(bench::Options),
+    Image(image::Options),
     /// A real Kubernetes of two nodes on this machine, for the end-to-end tests
     Cluster {
         #[command(subcommand)]
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Image(options) => image::run(options),
         Task::Cluster { verb } => cluster::run(&verb),
         Task::Kubectl { arguments } => cluster::kubectl(&arguments),
         Task::E2e { arguments } => cluster::e2e(&arguments),

@@ -81,8 +81,8 @@ impl Image {
         self.executable(path, from)
     }
 
-    /// Writes the archive to `file`.
-    pub(crate) fn write(self, file: &Path) -> Result<()> {
+    /// Writes the archive to `file`; returns the manifest's digest, by which containerd tells images apart.
+    pub(crate) fn write(self, file: &Path) -> Result<String> {
         let layer = archive(&self.entries)?;
         let config = serde_json::to_vec(&json!({
             "architecture": architecture(),
@@ -99,6 +99,7 @@ impl Image {
         let mut entry = descriptor(MANIFEST, &manifest);
         entry["annotations"] = json!({"io.containerd.image.name": self.name});
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+        let name = digest(&manifest);
 
         let mut files = BTreeMap::new();
         let mut put = |path: String, contents: Vec<u8>| {
@@ -120,7 +121,7 @@ impl Image {
         }
         let mut output = File::create(file).with_context(|| file.display().to_string())?;
         output.write_all(&archive(&files)?)?;
-        Ok(())
+        Ok(name)
     }
 }
 
@@ -191,11 +192,11 @@ mod tests {
             image.directory("/tmp", 0o1777);
             image.program("/bin/sh", Path::new("/bin/sh")).unwrap();
             let file = directory.path().join(name);
-            image.write(&file).unwrap();
-            fs::read(file).unwrap()
+            let digest = image.write(&file).unwrap();
+            (fs::read(file).unwrap(), digest)
         };
-        let archive = write("one.tar");
-        assert!(archive == write("two.tar"), "the same files, other bytes");
+        let (archive, digest) = write("one.tar");
+        assert!(archive == write("two.tar").0, "the same files, other bytes");
 
         let files_of = files(&archive);
         let blob = |descriptor: &Value| {
@@ -207,6 +208,7 @@ mod tests {
         };
         let parse = |json: &[u8]| -> Value { serde_json::from_slice(json).unwrap() };
         let index = parse(&files_of["index.json"]);
+        assert_eq!(index["manifests"][0]["digest"], digest);
         let manifest = parse(blob(&index["manifests"][0]));
         let config = parse(blob(&manifest["config"]));
         let layer = blob(&manifest["layers"][0]);

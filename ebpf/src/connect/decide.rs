@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use nodetls_ebpf::{Address, CANARY_ID, Event, IdRange, Mode};
 
-use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count};
+use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count, count_audited};
 
 const PASS: i32 = 1;
 const DENY: i32 = 0;
@@ -19,6 +19,10 @@ const IFINDEX_LO: u32 = 1;
 /// Set by the loader: whether `bpf_set_retval` exists (kernel 5.18); without it a denied connect sees EPERM.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u8 = 0;
+
+/// Set by the loader: audit mode, in which nothing is redirected or denied.
+#[unsafe(no_mangle)]
+static AUDIT: u8 = 0;
 
 /// Set by the loader: the addresses of the instance that these programs belong to, [`IdRange`]'s fields.
 #[unsafe(no_mangle)]
@@ -72,12 +76,18 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
     }
     // SAFETY: the context is a valid one; RCU as above.
     let mode = unsafe { PODS.get(bpf_get_netns_cookie(ctx.as_ptr())) };
+    // SAFETY: a static of ours; volatile because the loader, not the compiler, sets its value.
+    let audit = unsafe { core::ptr::read_volatile(&raw const AUDIT) } != 0;
     match mode {
-        Some(&mode) if mode == Mode::Redirect as u32 => redirect(ctx, destination, id),
         Some(&mode) if mode == Mode::Bypass as u32 => {
             count(Event::BypassedNetns);
             Verdict::Return(PASS)
         }
+        _ if audit => {
+            count_audited(id);
+            Verdict::Return(PASS)
+        }
+        Some(&mode) if mode == Mode::Redirect as u32 => redirect(ctx, destination, id),
         Some(_) => deny(Event::DeniedNetns),
         None => deny(Event::DeniedUnknownNetns),
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
 use nodetls_ebpf::{Address, EPOCH_SLOTS, Event, IdEntry, MAX_IDS, MAX_PODS, MAX_TARGETS};
 
 /// Targeted address → target id.
@@ -32,6 +32,21 @@ pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(EPOCH_SLOTS, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Event::ALL.len() as u32, 0);
+
+/// Target id → connects that audit mode let through. User space makes the entries.
+#[map]
+pub(crate) static AUDITED: PerCpuHashMap<u32, u64> =
+    PerCpuHashMap::with_max_entries(MAX_IDS, BPF_F_NO_PREALLOC);
+
+/// Counts a connect that audit mode lets through.
+#[inline(always)]
+pub(crate) fn count_audited(id: u32) {
+    count(Event::Audited);
+    if let Some(counter) = AUDITED.get_ptr_mut(id) {
+        // SAFETY: the slot is this CPU's own.
+        unsafe { *counter += 1 };
+    }
+}
 
 #[inline(always)]
 pub(crate) fn count(event: Event) {

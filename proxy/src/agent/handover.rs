@@ -3,6 +3,9 @@
 use anyhow::{Context as _, Result};
 
 use super::{AGENT, Agent};
+use nodetls_ebpf::Mode;
+
+use crate::pods::netns::current_cookie;
 use crate::redirect::{Charge, Epoch, remove_foreign};
 
 impl Agent {
@@ -34,6 +37,7 @@ impl Agent {
         self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
         self.readiness.clear(AGENT);
         self.live.update(|facts| facts.epoch = self.epoch.number());
+        self.maps.pods.set(current_cookie()?, Mode::Bypass)?;
         self.attach()?;
         self.pods
             .take_back(&self.redirect, &mut self.maps.pods)

@@ -1,6 +1,7 @@
 //! The agent: brings the parts up in the order that never leaves a gap, then follows every change until it is told to
 //! end, or a newer agent is ready.
 
+mod audit;
 mod events;
 mod handover;
 mod inputs;
@@ -19,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::audit::Audit;
 use self::inputs::{Cluster, Inputs};
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
@@ -34,7 +36,7 @@ use crate::policy::{self, CaBundle, ObjectName, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
-use crate::redirect::{EbpfView, Epoch, Maps, Redirect, foreign};
+use crate::redirect::{EbpfView, Effect, Epoch, Maps, Redirect, foreign};
 use crate::source::kube::Pods as PodInfos;
 use crate::source::{Source, Update};
 use crate::status::Live;
@@ -93,6 +95,7 @@ struct Agent {
     pods: Pods,
     source: Source,
     cluster: Option<Cluster>,
+    audit: Option<Audit>,
     system_roots: Option<Arc<CaBundle>>,
     statuses: Arc<[PolicyStatus]>,
     snapshot: Arc<Snapshot>,
@@ -132,7 +135,7 @@ impl Agent {
             tracing::warn!(problem, "the system's trust store");
         }
         let thread = NetnsThread::start()?;
-        let (redirect, mut maps) = Redirect::load(&options.pins)?;
+        let (redirect, mut maps) = Redirect::load(&options.pins, options.mode)?;
         if let Err(error) = exec::collect_stale(&options.pins) {
             tracing::warn!(%error, "what killed `nodetls exec` left can't be collected");
         }
@@ -148,25 +151,35 @@ impl Agent {
             connect_timeout: options.connect_timeout,
             handshake_timeout: options.handshake_timeout,
         };
-        let routes = publisher.routes();
         let proxy = Arc::new(Proxy::new(
-            routes,
+            publisher.routes(),
             dialer,
             options.connections_per_netns,
             Arc::clone(&metrics),
         ));
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
+        let audit = match options.mode {
+            Effect::Enforce => None,
+            Effect::Audit => Some(Audit::start(publisher.routes(), Arc::clone(&proxy.dialer))?),
+        };
         let mut agent = Self {
             cgroup: inputs.cgroup,
             drain_timeout: options.drain_timeout,
-            pods: Pods::new(inputs.lister, thread, epoch.number(), own_cookie),
+            pods: Pods::new(
+                inputs.lister,
+                thread,
+                epoch.number(),
+                own_cookie,
+                options.mode,
+            ),
             redirect,
             maps,
             epoch,
             foreign: foreign(&options.pins),
             source: inputs.source,
             cluster: inputs.cluster,
+            audit,
             system_roots: roots.bundle,
             statuses: Arc::default(),
             snapshot: Arc::default(),
@@ -180,16 +193,16 @@ impl Agent {
             live,
             starting: Some(starting),
         };
-        agent.attach()?;
-        // Pods before targets: a published target must find every pod enrolled.
+        // First of all, before any connect: a policy must never lock us out ourselves.
+        agent.maps.pods.set(own_cookie, Mode::Bypass)?;
+        // Pods before programs and targets: there may be targets already, and a published one must find all enrolled.
         agent.reconcile_pods().await;
+        agent.attach()?;
         agent.apply(&inputs.update)?;
         Ok(agent)
     }
 
     fn attach(&mut self) -> Result<()> {
-        // First of all, before any connect: a policy must never lock us out ourselves.
-        self.maps.pods.set(current_cookie()?, Mode::Bypass)?;
         self.redirect.attach(&self.cgroup, &mut self.maps)?;
         let (epoch, cgroup) = (self.epoch.number(), self.cgroup.display());
         tracing::info!(%cgroup, epoch, "programs attached");
@@ -291,6 +304,7 @@ impl Agent {
                 self.readiness.clear(TARGETS);
                 let in_force = Arc::clone(&self.snapshot);
                 self.live.update(|facts| facts.snapshot = in_force);
+                self.count_audited();
                 tracing::info!(targets = self.snapshot.targets.len(), "published");
             }
             Err(error) => {
@@ -315,6 +329,17 @@ impl Agent {
         self.live.update(|facts| facts.policies = policies);
     }
 
+    fn count_audited(&mut self) {
+        if let Some(audit) = &self.audit
+            && let Err(error) = audit.count_targets(&mut self.maps)
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "what would be redirected can't be counted"
+            );
+        }
+    }
+
     /// Tells what only shows with time: which handshakes fail, how old the objects are.
     fn observe(&self) {
         let failing: Arc<[_]> = self.proxy.routes.borrow().failing().into();
@@ -324,7 +349,12 @@ impl Agent {
                 self.metrics.config_synced(synced);
             }
         }
-        self.live.update(|facts| facts.failing = failing);
+        let audited = self.audit.as_ref();
+        let audited = audited.map(|audit| audit.found(&self.maps, &self.metrics).into());
+        self.live.update(|facts| {
+            facts.failing = failing;
+            facts.audited = audited;
+        });
     }
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.

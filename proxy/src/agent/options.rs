@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::access_log::LogFormat;
+use crate::redirect::Effect;
 
 /// Redirects, and originates TLS: the data plane of one machine.
 ///
@@ -20,7 +21,7 @@ use crate::access_log::LogFormat;
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
+    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, Secret, BackendTLSPolicy); followed live
     #[arg(long, value_name = "DIR", requires = "netns")]
     pub manifests: Option<PathBuf>,
     /// Named network namespaces to enrol, as shell patterns; also those that appear later
@@ -38,6 +39,9 @@ pub struct Options {
     /// kubeconfig]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
+    /// What is done with pods' connects to targeted Services
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: Effect,
     /// Enrol only pods that say `nodetls.io/redirect: enabled`, or whose namespaces do
     #[arg(long)]
     pub opt_in: bool,

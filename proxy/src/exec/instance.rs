@@ -15,7 +15,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::own_cgroup;
 use crate::pods::own_listeners;
-use crate::redirect::{Epoch, Maps, Redirect, cgroup_is_gone, has_living_agent, remove_pins};
+use crate::redirect::{
+    Effect, Epoch, Maps, Redirect, cgroup_is_gone, has_living_agent, remove_pins,
+};
 
 pub(crate) const EXEC: &str = "exec";
 /// In the directory of pins: a symbolic link to the cgroup.
@@ -52,7 +54,11 @@ impl Instance {
             pins,
             events: None,
         };
-        let (redirect, mut maps) = Redirect::load_at(instance.pins.clone(), IdRange::exec(number))?;
+        let (redirect, mut maps) = Redirect::load_at(
+            instance.pins.clone(),
+            IdRange::exec(number),
+            Effect::Enforce,
+        )?;
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
         fs::create_dir(&instance.cgroup)
             .with_context(|| format!("{} can't be created", instance.cgroup.display()))?;

@@ -23,7 +23,7 @@ use self::decide::{Bypass, Decision, PodInfo};
 pub use self::listeners::{open, own_listeners};
 use self::lister::{Lister, Netns};
 use self::netns::{NetnsThread, current_cookie};
-use crate::redirect::{Lookup, PodModes, Redirect};
+use crate::redirect::{Effect, Lookup, PodModes, Redirect};
 
 /// A pod's network namespace.
 #[derive(Debug)]
@@ -96,6 +96,7 @@ pub struct Pods {
     epoch: u64,
     /// Our own netns, which nobody's name or pattern may enrol or release.
     own: u64,
+    effect: Effect,
     listening: bool,
     /// By name, with the inode of the netns.
     enrolled: BTreeMap<String, (u64, Enrolled)>,
@@ -112,8 +113,9 @@ struct Bypassed {
 
 impl Pods {
     /// None is enrolled yet. `epoch` keeps our listeners apart from those of the agent before us.
-    pub fn new(lister: Lister, thread: NetnsThread, epoch: u64, own: u64) -> Self {
+    pub fn new(lister: Lister, thread: NetnsThread, epoch: u64, own: u64, effect: Effect) -> Self {
         Self {
+            effect,
             lister,
             thread,
             epoch,
@@ -180,9 +182,10 @@ impl Pods {
         let mut failed = list.failed;
         for (name, netns) in list.netns {
             let result = match netns.decision {
+                Decision::Enrol if self.effect == Effect::Audit => Ok(()),
                 Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
                 Decision::Bypass(reason) => self.bypass(modes, netns, reason).await,
-                // What has no entry in PODS is refused.
+                // What has no entry in PODS is refused, and in audit mode let through and counted.
                 Decision::Deny => Ok(()),
             };
             if let Err(error) = result {

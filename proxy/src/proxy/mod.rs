@@ -25,7 +25,7 @@ pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional};
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Route, Routes};
-pub use self::upstream::Dialer;
+pub use self::upstream::{Dialer, probe};
 use crate::addr::ClientAddr;
 use crate::metrics::Metrics;
 use crate::pods::{Pod, Serve};

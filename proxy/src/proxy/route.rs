@@ -92,6 +92,11 @@ impl Route {
     /// Counts a connection that failed, and remembers why if it was the TLS handshake.
     pub fn record_failure(&self, failure: &Failure) {
         self.metrics.failed(failure.reason.as_str());
+        self.show_failure(failure);
+    }
+
+    /// Remembers a failure if it was the TLS handshake.
+    pub(super) fn show_failure(&self, failure: &Failure) {
         if failure.reason.is_of_handshake() {
             self.set_failing(Some(failure.clone()));
         }

@@ -23,6 +23,8 @@ use crate::tls::{Alpn, ServerStream, Stage as TlsStage, failure_from_io};
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long a client that has not spoken yet may do so after the upstream failed, and get a proper answer.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a probe waits for an alert.
+const ALERT: Duration = Duration::from_millis(250);
 /// Like Go's and Envoy's order of magnitude; the kernel's own two hours outlive every NAT.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -164,6 +166,29 @@ impl Upstream {
             result
         })
     }
+}
+
+/// Makes a verified TLS connection to a route's upstream and ends it.
+///
+/// # Errors
+/// Why there can be none; what is of the handshake is also shown by [`super::Routes::failing`].
+pub async fn probe(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Result<(), Failure> {
+    let connect = async {
+        let upstream = Upstream::new(dialer, pod, Arc::clone(&route));
+        let mut stream = upstream.secured(Alpn::None).await?;
+        // TLS 1.3's alert for a missing client certificate comes after the handshake.
+        match timeout(ALERT, stream.read_u8()).await {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(failure_from_io(&error, TlsStage::Relay))
+            }
+            _ => Ok(()),
+        }
+    };
+    let result = connect.await;
+    if let Err(failure) = &result {
+        route.show_failure(failure);
+    }
+    result
 }
 
 fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStream> {

@@ -7,22 +7,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, SkStorage};
 use nodetls_ebpf::{
     Address, EPOCH_SLOTS, Event, IdEntry, LAYOUT, MAX_IDS, MAX_PODS, MAX_TARGETS, Mode,
 };
 
 use super::pins::layouts;
 
-pub(super) const NAMES: [&str; 6] = ["TARGETS", "IDS", "PODS", "OWN_SOCKETS", "EPOCH", "COUNTERS"];
+pub(super) const NAMES: [&str; 7] = [
+    "TARGETS",
+    "IDS",
+    "PODS",
+    "OWN_SOCKETS",
+    "EPOCH",
+    "COUNTERS",
+    "AUDITED",
+];
 
 /// (name, key size, value size, maximum entries) of the pinned maps that hold state.
-const LAYOUTS: [(&str, usize, usize, u32); 5] = [
+const LAYOUTS: [(&str, usize, usize, u32); 6] = [
     ("TARGETS", size_of::<Address>(), 4, MAX_TARGETS),
     ("IDS", 4, size_of::<IdEntry>(), MAX_IDS),
     ("PODS", 8, 4, MAX_PODS),
     ("EPOCH", 4, 8, EPOCH_SLOTS),
     ("COUNTERS", 4, 8, Event::ALL.len() as u32),
+    ("AUDITED", 4, 8, MAX_IDS),
 ];
 
 /// The maps that one agent, the one of the newest epoch, writes.
@@ -35,6 +44,8 @@ pub struct Maps {
     pub pods: PodModes,
     /// One counter for each `Event`, per CPU.
     pub counters: PerCpuArray<MapData, u64>,
+    /// Target id → connects that audit mode let through.
+    pub audited: PerCpuHashMap<MapData, u32, u64>,
     /// Marks the agent's own sockets.
     pub own_sockets: Arc<OwnSockets>,
     epoch: Array<MapData, u64>,
@@ -59,6 +70,7 @@ impl Maps {
             ids: take("IDS")?.try_into()?,
             pods: PodModes(take("PODS")?.try_into()?),
             counters: take("COUNTERS")?.try_into()?,
+            audited: take("AUDITED")?.try_into()?,
             own_sockets: Arc::new(OwnSockets(Mutex::new(take("OWN_SOCKETS")?.try_into()?))),
             epoch: take("EPOCH")?.try_into()?,
         })

@@ -20,7 +20,7 @@ pub use pins::{
     PinnedLink, cgroup_is_gone, foreign, is_bpffs, layouts, pinned_link, remove as remove_pins,
     remove_foreign,
 };
-pub use programs::{PROGRAMS, Redirect, default_cgroup, is_cgroup2};
+pub use programs::{Effect, PROGRAMS, Redirect, default_cgroup, is_cgroup2};
 pub use view::EbpfView;
 
 /// The eBPF objects, embedded by build.rs; empty in a build without a BPF toolchain.

@@ -9,6 +9,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
+use clap::ValueEnum;
 use nodetls_ebpf::{IdRange, LAYOUT};
 
 use super::pins::{link_field, pin_link, prepare, replace};
@@ -20,6 +21,16 @@ pub const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpee
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+
+/// What the programs do with a pod's connect to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub enum Effect {
+    /// Redirect or refuse it
+    #[default]
+    Enforce,
+    /// Count it, and let it pass as it is
+    Audit,
+}
 
 /// The connect and getpeername programs of one instance.
 pub struct Redirect {
@@ -33,12 +44,12 @@ impl Redirect {
     ///
     /// # Errors
     /// When this build has no programs, `base` is on no bpffs, or the kernel refuses a program.
-    pub fn load(base: &Path) -> Result<(Self, Maps)> {
-        Self::load_at(base.join(LAYOUT), IdRange::AGENT)
+    pub fn load(base: &Path, effect: Effect) -> Result<(Self, Maps)> {
+        Self::load_at(base.join(LAYOUT), IdRange::AGENT, effect)
     }
 
     /// The same for any instance: pins go into `pins`, addresses come from `ids`.
-    pub fn load_at(pins: PathBuf, ids: IdRange) -> Result<(Self, Maps)> {
+    pub fn load_at(pins: PathBuf, ids: IdRange, effect: Effect) -> Result<(Self, Maps)> {
         ensure!(
             !objects::CONNECT.is_empty() && !objects::LOOKUP.is_empty(),
             "this nodetls was built without its eBPF programs: run `cargo xtask build-ebpf` (on a machine with a \
@@ -46,10 +57,10 @@ impl Redirect {
         );
         prepare(&pins)?;
         let mut programs = match maps::check_layout(&pins) {
-            Ok(()) => load(&pins, ids)?,
+            Ok(()) => load(&pins, ids, effect)?,
             Err(error) => {
                 tracing::warn!(%error, "another version's pins");
-                replace(&pins, |staged| load(staged, ids))?
+                replace(&pins, |staged| load(staged, ids, effect))?
             }
         };
         #[cfg(feature = "ebpf-log")]
@@ -115,13 +126,15 @@ pub fn is_cgroup2(directory: &Path) -> Result<bool> {
     Ok(filesystem.f_type == CGROUP2_MAGIC)
 }
 
-fn load(pins: &Path, ids: IdRange) -> Result<Ebpf> {
+fn load(pins: &Path, ids: IdRange, effect: Effect) -> Result<Ebpf> {
     let has_set_retval = u8::from(
         is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
             .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    let audit = u8::from(effect == Effect::Audit);
+    loader.override_global("AUDIT", &audit, true);
     loader.override_global("ID_PREFIX", &ids.prefix, true);
     loader.override_global("ID_MASK", &ids.mask, true);
     for name in maps::NAMES {

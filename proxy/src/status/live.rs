@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::gather::kernel;
 use super::problems;
-use super::report::{Answer, Ca, Connections, Target, TargetState};
-use crate::metrics::Metrics;
+use super::report::{Answer, Audit, Ca, Connections, Target, TargetState};
+use crate::metrics::{Audited, Metrics};
 use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
 use crate::proxy::Failing;
 use crate::readiness::Readiness;
@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) out_of_step: Arc<[String]>,
     /// What fails now.
     pub(crate) failing: Arc<[Failing]>,
+    /// In audit mode.
+    pub(crate) audited: Option<Arc<[Audited]>>,
 }
 
 impl Live {
@@ -67,12 +69,17 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     }
     status.targets = targets(&facts.snapshot, &open(metrics));
     status.connections = Some(connections(metrics));
+    status.audit = facts
+        .audited
+        .as_ref()
+        .map(|rows| rows.iter().map(audit).collect());
     let found = [
         problems::of_agent(&missing),
         problems::of_policies(&facts.policies, &facts.unreadable),
         problems::of_source(&facts.out_of_step),
         problems::of_targets(&status.targets),
         problems::of_handshakes(&facts.failing),
+        problems::of_audit(facts.audited.as_deref().unwrap_or_default()),
         problems::of_kernel(&status),
     ];
     status.problems.extend(found.into_iter().flatten());
@@ -162,6 +169,15 @@ fn row(target: &policy::Target) -> Target {
             Upstream::Endpoints(endpoints) => Some(endpoints.clone()),
         },
         open: 0,
+    }
+}
+
+fn audit(found: &Audited) -> Audit {
+    Audit {
+        service: found.service.to_string(),
+        port: found.port,
+        connects: found.connects,
+        probe: found.result().map(str::to_owned),
     }
 }
 

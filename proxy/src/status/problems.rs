@@ -5,6 +5,7 @@ use super::report::{
 };
 use crate::agent::{AGENT, MANIFESTS, NETNS, TARGETS};
 use crate::failure::Reason;
+use crate::metrics::Audited;
 use crate::policy::{Condition, PolicyStatus};
 use crate::proxy::Failing;
 
@@ -111,6 +112,21 @@ pub(super) fn of_handshakes(failing: &[Failing]) -> Vec<Problem> {
         Problem::new(what, failure.reason.cure())
     };
     failing.iter().map(problem).collect()
+}
+
+/// Ports to which there is no connection at all; those whose handshakes fail are told of already.
+pub(super) fn of_audit(audited: &[Audited]) -> Vec<Problem> {
+    let problem = |one: &Audited| {
+        let failure = one.probe.as_ref()?.as_ref().err()?;
+        let told = failure.reason.is_of_handshake() || failure.reason == Reason::PolicyRefused;
+        let (service, port) = (&one.service, one.port);
+        let what = format!(
+            "Service {service}:{port} can't be tried: {}",
+            failure.detail
+        );
+        (!told).then(|| Problem::new(what, failure.reason.cure()))
+    };
+    audited.iter().filter_map(problem).collect()
 }
 
 /// Which policies and manifests are not in effect.

@@ -30,6 +30,9 @@ pub struct Status {
     /// What the agent that answered did, since its start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
+    /// What audit mode found, in which nothing is redirected; none when the agent enforces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Vec<Audit>>,
     /// Instances of `nodetls exec`.
     pub exec: Vec<Exec>,
     /// What is wrong.
@@ -198,6 +201,20 @@ pub struct Connections {
     pub handshakes_failed: u64,
     /// Failed connections by reason (docs/errors.md).
     pub failures: BTreeMap<String, u64>,
+}
+
+/// What audit mode found of a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// `namespace/name` of the Service.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+    /// Connects that enforcement would redirect or refuse.
+    pub connects: u64,
+    /// `ok`, or why a TLS handshake fails (docs/errors.md); none before it was tried.
+    pub probe: Option<String>,
 }
 
 /// A `nodetls exec`.

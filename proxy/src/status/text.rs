@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use super::report::{
-    Agent, AgentState, Connections, Connects, Exec, ExecState, Netns, NetnsState, Program, Status,
-    Target, TargetState,
+    Agent, AgentState, Audit, Connections, Connects, Exec, ExecState, Netns, NetnsState, Program,
+    Status, Target, TargetState,
 };
 use crate::failure::Reason;
 use crate::table::{aligned, line, widths};
@@ -47,6 +47,18 @@ pub(super) fn render(status: &Status) -> String {
         ],
         status.targets.iter().map(target),
     );
+    if let Some(audit) = &status.audit {
+        text.push('\n');
+        line(
+            &mut text,
+            "audit mode: nothing is redirected or refused; this is what would be",
+        );
+        table(
+            &mut text,
+            ["SERVICE", "CONNECTS", "TLS HANDSHAKE"],
+            audit.iter().map(audited),
+        );
+    }
     table(
         &mut text,
         ["CONNECTS", "REASON", "COUNT"],
@@ -185,6 +197,16 @@ fn target(target: &Target) -> [String; 8] {
         or_dash(ca),
         or_dash(endpoints.map(|endpoints| listed(endpoints))),
         target.open.to_string(),
+    ]
+}
+
+fn audited(row: &Audit) -> [String; 3] {
+    [
+        format!("{}:{}", row.service, row.port),
+        row.connects.to_string(),
+        row.probe
+            .clone()
+            .unwrap_or_else(|| "not tried yet".to_owned()),
     ]
 }
 

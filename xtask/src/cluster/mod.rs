@@ -2,9 +2,11 @@
 
 mod cgroups;
 mod config;
+mod containerd;
 mod daemons;
 mod down;
 mod images;
+mod install;
 mod node;
 mod programs;
 mod up;
@@ -13,7 +15,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -31,8 +33,23 @@ pub(crate) enum Verb {
     Up,
     /// End it and remove all that it made, except what was built
     Down,
+    /// Build nodetls' image and install it there as `manifests/` says, in place of what is installed
+    Install,
     /// Nodes, pods, and where the logs are
     Status,
+}
+
+/// Says what has been done, and when.
+struct Progress(Instant);
+
+impl Progress {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
+    }
 }
 
 /// Carries out `cargo xtask cluster VERB`.
@@ -50,6 +67,10 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
             let _lock = lock()?;
             down::run()
         }
+        Verb::Install => {
+            let _lock = lock()?;
+            install::run()
+        }
         Verb::Status => status(),
     }
 }
@@ -61,11 +82,12 @@ pub(crate) fn kubectl(arguments: &[String]) -> Result<()> {
 }
 
 /// Runs the tests that need a real API server, which they start themselves, and the end-to-end tests against the
-/// cluster, which must be up.
+/// cluster, which must be up; nodetls is installed there first.
 pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
     if !ready()? {
         bail!("the cluster is not up: `cargo xtask cluster up`");
     }
+    run(&Verb::Install)?;
     for test in ["kube_source", "controller"] {
         let mut cargo = sh::cargo("test --locked --package nodetls-tests --features cluster");
         cargo.args(["--test", test, "--"]).args(arguments);

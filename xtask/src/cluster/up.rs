@@ -1,15 +1,18 @@
 //! `cargo xtask cluster up`: from nothing to Ready.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::containerd::Containerd;
 use super::daemons::Daemons;
-use super::node::{FIRST, NODES, Node};
-use super::sources;
-use super::{LOGS, STATE, ask, cgroups, config, down, images, node, nodes_ready, programs, ready};
+use super::node::{FIRST, NODES};
+use super::{
+    LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready, programs, ready,
+    sources,
+};
 use crate::sh;
 
 /// How long a step may take on a busy machine.
@@ -25,7 +28,7 @@ pub(super) fn run() -> Result<()> {
         println!("an earlier cluster is not whole any more: removing what is left of it");
         down::clean()?;
     }
-    let progress = Progress(Instant::now());
+    let progress = Progress::start();
     let programs = programs::directory().context("building the cluster's programs")?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
@@ -37,15 +40,6 @@ pub(super) fn run() -> Result<()> {
         return Err(error.context(logs));
     }
     Ok(())
-}
-
-/// Says what has been done, and when.
-struct Progress(Instant);
-
-impl Progress {
-    fn say(&self, what: &str) {
-        println!("{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
-    }
 }
 
 fn start(programs: &Path, progress: &Progress) -> Result<()> {
@@ -66,7 +60,11 @@ fn start(programs: &Path, progress: &Progress) -> Result<()> {
         daemons.start(node, "containerd")?;
     }
     write_kubectl(programs)?;
-    import(programs, &images, &mut daemons)?;
+    let containerd = Containerd(programs);
+    daemons.wait("containerd ready", PATIENCE, || containerd.answers())?;
+    let archives: Vec<_> = fs::read_dir(&images)?.collect::<Result<_, _>>()?;
+    let archives: Vec<_> = archives.iter().map(DirEntry::path).collect();
+    containerd.import(&archives)?;
     progress.say("containerd has the images");
     let answers = || ask("get --raw /readyz").is_ok();
     daemons.wait("API server ready", PATIENCE, answers)?;
@@ -114,35 +112,4 @@ fn write_kubectl(programs: &Path) -> Result<()> {
         programs.join("kubernetes").display()
     );
     node::executable(&Path::new(STATE).join("kubectl"), &kubectl)
-}
-
-/// Gives the images to each node's containerd.
-fn import(programs: &Path, images: &Path, daemons: &mut Daemons) -> Result<()> {
-    let ctr = |node: &Node, args: &str| {
-        let mut command = sh::command(node.directory().join("enter"), "");
-        command.arg(programs.join("ctr")).args(args.split(' '));
-        command
-    };
-    for node in &NODES {
-        let answers = || sh::output(&mut ctr(node, "version")).is_ok();
-        daemons.wait("containerd ready", PATIENCE, answers)?;
-    }
-    let archives: Vec<_> = fs::read_dir(images)?.collect::<Result<_, _>>()?;
-    let import = |node| {
-        archives.iter().try_for_each(|archive| {
-            let mut import = ctr(node, "--namespace k8s.io images import");
-            sh::output(import.arg(archive.path())).map(drop)
-        })
-    };
-    std::thread::scope(|scope| {
-        let imports = NODES
-            .each_ref()
-            .map(|node| scope.spawn(move || import(node)));
-        imports
-            .into_iter()
-            .try_for_each(|import| match import.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-    })
 }

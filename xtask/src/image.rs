@@ -1,0 +1,157 @@
+//! `cargo xtask image`: nodetls' image, as an OCI archive. The Dockerfile makes the same of the same files.
+
+use std::env::consts::ARCH;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::oci::Image;
+use crate::{ebpf, sh};
+
+/// As containerd names what a manifest calls `nodetls:VERSION`.
+pub(crate) const NAME: &str = concat!("docker.io/library/nodetls:", env!("CARGO_PKG_VERSION"));
+
+/// The image's files, in the image. The CA certificates are those of the machine that builds it, where Debian, Ubuntu,
+/// Alpine and Arch have them.
+const BINARY: &str = "/nodetls";
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Build nodetls' image, with one static binary and the public CA certificates, as an OCI archive
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The archive [default: target/image/nodetls.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How the binary is compiled
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
+/// One of cargo's profiles.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Profile {
+    Release,
+    Dev,
+}
+
+impl Profile {
+    /// Its name for `--profile`, and that of its directory.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Release => ("release", "release"),
+            Self::Dev => ("dev", "debug"),
+        }
+    }
+}
+
+/// An archive, and the digest by which containerd knows the image in it.
+pub(crate) struct Built {
+    pub(crate) archive: PathBuf,
+    pub(crate) digest: String,
+}
+
+/// Carries out `cargo xtask image`.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let archive = options.output.unwrap_or_else(default_archive);
+    let built = build(options.profile, archive)?;
+    println!("{NAME} {}\n{}", built.digest, built.archive.display());
+    Ok(())
+}
+
+/// Where the archive goes that nobody gave a place.
+pub(crate) fn default_archive() -> PathBuf {
+    sh::top().join("target/image/nodetls.tar")
+}
+
+/// Builds what has changed, and writes the archive.
+///
+/// # Errors
+/// No BPF toolchain, no CA certificates on this machine, or what cargo says.
+pub(crate) fn build(profile: Profile, archive: PathBuf) -> Result<Built> {
+    ebpf::build(false)?;
+    let certificates = fs::read_to_string(CERTIFICATES)
+        .with_context(|| format!("{CERTIFICATES}: install the package ca-certificates"))?;
+    // The Dockerfile's context.
+    let root = sh::top().join("target/image/root");
+    put(&root, BINARY, &fs::read(binary(profile)?)?, 0o755)?;
+    put(&root, CERTIFICATES, certificates.as_bytes(), 0o644)?;
+
+    let mut image = Image::new(NAME, config());
+    image.executable(BINARY, &inside(&root, BINARY))?;
+    image.text(CERTIFICATES, &certificates);
+    let digest = image.write(&archive)?;
+    Ok(Built { archive, digest })
+}
+
+/// Without a user of its own a pod must name one; nobody is root by mistake.
+fn config() -> Value {
+    json!({"Entrypoint": [BINARY], "User": "65532:65532"})
+}
+
+/// Compiles nodetls into one file that needs no other, in a target directory of its own: cargo would compile everything
+/// anew at each change of the flags.
+fn binary(profile: Profile) -> Result<PathBuf> {
+    let (profile, directory) = profile.names();
+    let target = format!("{ARCH}-unknown-linux-gnu");
+    let work = sh::top().join("target/image");
+    let mut cargo = sh::cargo(&format!(
+        "build --locked --package nodetls --bin nodetls --profile {profile} --target {target}"
+    ));
+    cargo
+        .env("CARGO_TARGET_DIR", &work)
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false"); // three quarters of the file
+    sh::run(&mut cargo)?;
+    let binary = work.join(target).join(directory).join("nodetls");
+    let libraries = sh::output(sh::command("ldd", "").arg(&binary)).unwrap_or_default();
+    ensure!(
+        !libraries.contains("=>"),
+        "{} is not static; it wants\n{libraries}",
+        binary.display()
+    );
+    Ok(binary)
+}
+
+fn put(root: &Path, path: &str, contents: &[u8], mode: u32) -> Result<()> {
+    let file = inside(root, path);
+    let directory = file.parent().unwrap_or(root);
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    fs::write(&file, contents).with_context(|| file.display().to_string())?;
+    Ok(fs::set_permissions(&file, Permissions::from_mode(mode))?)
+}
+
+fn inside(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_dockerfile_makes_the_same_image() {
+        let text = fs::read_to_string(sh::top().join("Dockerfile")).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let config = config();
+        let expected = [
+            "FROM scratch".to_owned(),
+            format!("COPY {} {BINARY}", &BINARY[1..]),
+            format!("COPY {} {CERTIFICATES}", &CERTIFICATES[1..]),
+            format!("USER {}", config["User"].as_str().unwrap()),
+            format!("ENTRYPOINT {}", config["Entrypoint"]),
+        ];
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_manifests_name_this_image() {
+        let text = fs::read_to_string(sh::top().join("manifests/kustomization.yaml")).unwrap();
+        let tag = format!("newTag: {}", env!("CARGO_PKG_VERSION"));
+        assert!(text.lines().any(|line| line.trim() == tag), "{text}");
+    }
+}
