@@ -215,6 +215,34 @@ fn a_bad_directory() {
     }
 }
 
+/// kgateway's way: `kubectl create secret generic NAME --from-file=ca.crt`.
+#[test]
+fn a_ca_in_a_secret() {
+    let dir = examples();
+    let path = dir.path().join("examples/envoy-gateway");
+    let policy = path.join("policy.yaml");
+    let text = fs::read_to_string(&policy).unwrap();
+    fs::write(&policy, text.replace("kind: ConfigMap", "kind: Secret")).unwrap();
+    let (code, text) = judge(&path, &[]);
+    assert_eq!(code, 1);
+    let missing = "policy.yaml: Secret default/example-ca does not exist: create it";
+    assert!(text.contains(missing), "{text}");
+
+    let secret = config_map("example-ca", &ca(4000));
+    let secret = secret
+        .replace("ConfigMap", "Secret")
+        .replace("\"data\"", "\"stringData\"");
+    fs::write(path.join("ca.yaml"), secret).unwrap();
+    let (code, report) = report(&path);
+    assert_eq!((code, &report["verdict"]), (0, &json!("accepted")));
+    let warnings = report["policies"][0]["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_has(
+        &warnings[0],
+        "Secret default/example-ca: in a cluster, CA certificates are taken from Secrets only where",
+    );
+}
+
 /// With a warning, which alone refuses nothing.
 #[test]
 fn one_file_and_standard_input() {

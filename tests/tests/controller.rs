@@ -6,12 +6,14 @@
 
 #[path = "controller/api_server.rs"]
 mod api_server;
+#[path = "controller/secrets.rs"]
+mod secrets;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
@@ -87,6 +89,10 @@ impl World {
     }
 
     async fn policy(&self, name: &str, config_map: &str) {
+        self.policy_of("ConfigMap", name, config_map).await;
+    }
+
+    async fn policy_of(&self, kind: &str, name: &str, ca: &str) {
         let policy = json!({
             "apiVersion": format!("gateway.networking.k8s.io/{}", self.server.version),
             "kind": "BackendTLSPolicy",
@@ -95,7 +101,7 @@ impl World {
                 "targetRefs": [{"group": "", "kind": "Service", "name": "web", "sectionName": "https"}],
                 "validation": {
                     "hostname": "www.example.com",
-                    "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": config_map}],
+                    "caCertificateRefs": [{"group": "", "kind": kind, "name": ca}],
                 },
             },
         });
@@ -105,6 +111,11 @@ impl World {
     async fn config_map(&self, name: &str, data: Value) {
         let config_map = json!({"metadata": {"name": name}, "data": data});
         create(&self.users::<ConfigMap>(), config_map).await;
+    }
+
+    async fn secret(&self, name: &str, data: Value) {
+        let secret = json!({"metadata": {"name": name}, "stringData": data});
+        create(&self.users::<Secret>(), secret).await;
     }
 
     async fn ancestors(&self, policy: &str) -> Vec<Value> {
@@ -125,12 +136,17 @@ impl World {
     }
 
     async fn mirror(&self, source: &str) -> Option<ConfigMap> {
+        self.mirror_of("ConfigMap", source).await
+    }
+
+    async fn mirror_of(&self, kind: &str, source: &str) -> Option<ConfigMap> {
         let labelled = ListParams::default().labels("nodetls.io/mirror=true");
         let mirrors = self.mirrors().list(&labelled).await.unwrap();
         let mut mirrors = mirrors.into_iter();
         mirrors.find(|mirror| {
             let annotations = mirror.metadata.annotations.as_ref().unwrap();
-            annotations["nodetls.io/source-namespace"] == self.users
+            annotations["nodetls.io/source-kind"] == kind
+                && annotations["nodetls.io/source-namespace"] == self.users
                 && annotations["nodetls.io/source-name"] == source
         })
     }
@@ -142,10 +158,15 @@ impl World {
 
     /// Starts a controller that may do what nodetls' controller may.
     async fn replica(&self) -> Replica {
+        self.replica_with(false).await
+    }
+
+    async fn replica_with(&self, ca_secrets: bool) -> Replica {
         let client = self.server.client("controller").await;
         let options = Options {
             namespace: Some(self.own.clone()),
             lease: "nodetls-controller".to_owned(),
+            ca_secrets,
             admin: "127.0.0.1:0".parse().unwrap(),
             log_format: Default::default(),
             log: "info".to_owned(),

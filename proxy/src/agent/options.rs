@@ -21,7 +21,7 @@ use crate::redirect::Effect;
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
+    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, Secret, BackendTLSPolicy); followed live
     #[arg(long, value_name = "DIR", requires = "netns")]
     pub manifests: Option<PathBuf>,
     /// Named network namespaces to enrol, as shell patterns; also those that appear later

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{X509Certificate, X509Version};
 
-use crate::policy::{CaBundle, ObjectName};
+use crate::policy::{CaBundle, CaName};
 use crate::tls::describe::{self, date};
 
 /// Something to tell a policy's author.
@@ -18,15 +18,15 @@ pub(super) enum Finding {
 
 /// Judges the certificates that a policy trusts.
 pub(super) fn judge(
-    bundles: &[(ObjectName, Arc<CaBundle>)],
+    bundles: &[(CaName, Arc<CaBundle>)],
     now: Timestamp,
     expiry_days: u16,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (config_map, bundle) in bundles {
+    for (source, bundle) in bundles {
         for certificate in &bundle.certificates {
-            let Some(judged) = Judged::new(config_map, certificate) else {
-                let text = format!("ConfigMap {config_map}: a certificate's dates can't be read");
+            let Some(judged) = Judged::new(source, certificate) else {
+                let text = format!("{source}: a certificate's dates can't be read");
                 findings.push(Finding::Warning(text));
                 continue;
             };
@@ -37,7 +37,7 @@ pub(super) fn judge(
     findings
 }
 
-/// A certificate of a ConfigMap.
+/// A certificate of a ConfigMap or Secret.
 struct Judged<'a> {
     /// In words.
     name: String,
@@ -45,10 +45,10 @@ struct Judged<'a> {
 }
 
 impl<'a> Judged<'a> {
-    fn new(config_map: &ObjectName, certificate: &'a CertificateDer<'_>) -> Option<Self> {
+    fn new(source: &CaName, certificate: &'a CertificateDer<'_>) -> Option<Self> {
         let parsed = describe::parse(certificate)?;
         let subject = describe::name(parsed.subject());
-        let name = format!("ConfigMap {config_map}: certificate {subject}");
+        let name = format!("{source}: certificate {subject}");
         Some(Self { name, parsed })
     }
 

@@ -8,7 +8,9 @@ use super::certificates::{self, Finding};
 use super::report::{
     Ancestor, AncestorRef, ConditionReport, PolicyReport, Report, Unreadable, Verdict,
 };
-use crate::policy::{self, AncestorStatus, CaBundle, Condition, ObjectName, PolicyStatus};
+use crate::policy::{
+    self, ALLOW_SECRETS, AncestorStatus, CaBundle, CaKind, CaName, Condition, PolicyStatus,
+};
 use crate::source::{FileError, Update};
 
 /// Judges what was read of some manifests, as of `now`. CA certificates that expire within `expiry_days` are warned of.
@@ -19,9 +21,12 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
         certificates: Vec::new(),
     });
     let mut bundles = policy::ca_bundles(objects);
+    let named = policy::ca_names(objects);
     let judge = |status: PolicyStatus| {
         let bundles = bundles.remove(&status.policy).unwrap_or_default();
         let mut report = judge_policy(&status, &bundles, now, expiry_days);
+        let named = named.get(&status.policy).into_iter().flatten();
+        report.warnings.extend(named.filter_map(needs_permission));
         report.file = update.policy_files.get(&status.policy).cloned();
         report
     };
@@ -45,7 +50,7 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
 
 fn judge_policy(
     status: &PolicyStatus,
-    bundles: &[(ObjectName, Arc<CaBundle>)],
+    bundles: &[(CaName, Arc<CaBundle>)],
     now: Timestamp,
     expiry_days: u16,
 ) -> PolicyReport {
@@ -81,6 +86,16 @@ fn judge_policy(
         errors: errors.0,
         warnings: warnings.0,
     }
+}
+
+/// What an installation in a cluster may refuse, although it is right.
+fn needs_permission(ca: &CaName) -> Option<String> {
+    (ca.kind == CaKind::Secret).then(|| {
+        format!(
+            "{ca}: in a cluster, CA certificates are taken from Secrets only where the installation allows it \
+             ({ALLOW_SECRETS}): a ConfigMap works everywhere"
+        )
+    })
 }
 
 /// What is to be told, each once: a missing CA is told by every target's conditions.

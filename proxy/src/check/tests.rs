@@ -6,11 +6,12 @@ mod trust;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::ObjectName;
+use crate::policy::{CaName, CaObject, ObjectName};
 use crate::source::{FileError, Update};
 
 /// 2030-01-01T00:00:00Z.
@@ -32,6 +33,12 @@ fn ca_params(name: &str, left: i64) -> CertificateParams {
 fn ca(name: &str, left: i64) -> String {
     let key = KeyPair::generate().unwrap();
     ca_params(name, left).self_signed(&key).unwrap().pem()
+}
+
+fn with_ca(pem: &str) -> CaObject {
+    let config_map = json!({"data": {"ca.crt": pem}});
+    let config_map: ConfigMap = serde_json::from_value(config_map).unwrap();
+    config_map.into()
 }
 
 /// Manifests in the namespace `default`, as they were read.
@@ -57,11 +64,15 @@ impl World {
     }
 
     fn config_map(mut self, name: &str, pem: &str) -> Self {
-        let config_map = serde_json::from_value(json!({"data": {"ca.crt": pem}})).unwrap();
-        self.0
-            .objects
-            .config_maps
-            .insert(ObjectName::new("default", name), config_map);
+        let name = CaName::config_map("default", name);
+        self.0.objects.ca_objects.insert(name, with_ca(pem));
+        self
+    }
+
+    fn secret(mut self, name: &str, pem: &str) -> Self {
+        let name = CaName::secret("default", name);
+        self.0.objects.ca_objects.insert(name, with_ca(pem));
+        self.0.objects.ca_secrets = true;
         self
     }
 

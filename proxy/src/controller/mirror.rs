@@ -1,29 +1,41 @@
-//! The CA mirror: copies of `ca.crt` of the ConfigMaps that policies name, in nodetls' own namespace, so that agents
-//! need not read the ConfigMaps of the cluster. Pure.
+//! The CA mirror: copies of `ca.crt` of the ConfigMaps and Secrets that policies name, in nodetls' own namespace, so that
+//! agents need not read those of the cluster. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use pem::{EncodeConfig, LineEnding, Pem};
 
-use crate::policy::ObjectName;
-use crate::source::kube::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+use crate::policy::{CA_KEY, CaKind, CaName, CaObject, certificates};
+use crate::source::kube::{
+    MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name, mirror_source,
+};
 
-/// The mirror of a ConfigMap. Without data when that, or its `ca.crt`, does not exist: so that an agent can tell
-/// missing from not mirrored yet.
-pub(super) fn mirror(
-    namespace: &str,
-    source: &ObjectName,
-    config_map: Option<&ConfigMap>,
-) -> ConfigMap {
+/// The mirror of an object. Without data when that, or its `ca.crt`, does not exist: so that an agent can tell missing
+/// from not mirrored yet.
+pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>) -> ConfigMap {
     let annotations = [
-        (SOURCE_NAMESPACE, &source.namespace),
-        (SOURCE_NAME, &source.name),
+        (SOURCE_KIND, source.kind.as_str()),
+        (SOURCE_NAMESPACE, &source.object.namespace),
+        (SOURCE_NAME, &source.object.name),
     ];
-    let annotations = annotations.map(|(key, value)| (key.to_owned(), value.clone()));
-    let only = |value: String| BTreeMap::from([(CA_KEY.to_owned(), value)]);
-    let only_binary = |value: ByteString| BTreeMap::from([(CA_KEY.to_owned(), value)]);
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let pem = object.and_then(|object| object.pem.clone());
+    let pem = match source.kind {
+        CaKind::ConfigMap => pem,
+        CaKind::Secret => pem.and_then(certificates_alone),
+    };
+    let (mut data, mut binary_data) = (None, None);
+    match pem.map(|pem| String::from_utf8(pem.0)) {
+        Some(Ok(text)) => data = Some(BTreeMap::from([(CA_KEY.to_owned(), text)])),
+        Some(Err(other)) => {
+            let bytes = ByteString(other.into_bytes());
+            binary_data = Some(BTreeMap::from([(CA_KEY.to_owned(), bytes)]));
+        }
+        None => {}
+    }
     ConfigMap {
         metadata: ObjectMeta {
             namespace: Some(namespace.to_owned()),
@@ -35,10 +47,24 @@ pub(super) fn mirror(
             annotations: Some(BTreeMap::from(annotations)),
             ..ObjectMeta::default()
         },
-        data: config_map.and_then(text).cloned().map(only),
-        binary_data: config_map.and_then(binary).cloned().map(only_binary),
+        data,
+        binary_data,
         immutable: None,
     }
+}
+
+/// What may leave a Secret: certificates, written anew, without what stands between them. If it isn't certain that all
+/// of it are some, nothing.
+fn certificates_alone(pem: ByteString) -> Option<ByteString> {
+    let bundle = certificates(&pem.0).ok()?;
+    let blocks = bundle.certificates.iter();
+    let blocks: Vec<Pem> = blocks
+        .map(|certificate| Pem::new("CERTIFICATE", certificate.to_vec()))
+        .collect();
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    Some(ByteString(
+        pem::encode_many_config(&blocks, config).into_bytes(),
+    ))
 }
 
 /// What it takes to make the mirrors what they should be.
@@ -50,8 +76,8 @@ pub(super) struct Diff {
     pub(super) delete: Vec<String>,
 }
 
-/// Compares the mirrors as they should be with those that exist. `wanted` has, by the mirror's name, every ConfigMap
-/// that policies name; `None` while it is not known what is in it, which leaves its mirror alone.
+/// Compares the mirrors as they should be with those that exist. `wanted` has, by the mirror's name, every object that
+/// policies name; `None` while it is not known what is in it, which leaves its mirror alone.
 pub(super) fn diff<'a>(
     wanted: BTreeMap<String, Option<ConfigMap>>,
     existing: impl IntoIterator<Item = &'a ConfigMap>,
@@ -62,7 +88,7 @@ pub(super) fn diff<'a>(
         .collect();
     let gone = existing
         .iter()
-        .filter(|(name, mirror)| !wanted.contains_key(**name) && is_ours(name, mirror));
+        .filter(|(name, mirror)| !wanted.contains_key(**name) && is_ours(mirror));
     let delete = gone.map(|(name, _)| (*name).to_owned()).collect();
     let apply = wanted
         .into_iter()
@@ -77,52 +103,18 @@ pub(super) fn diff<'a>(
     Diff { apply, delete }
 }
 
-/// Whether we made it: a label alone may be a mistake, and would be a bad reason to delete.
-fn is_ours(name: &str, mirror: &ConfigMap) -> bool {
-    let Some(annotations) = &mirror.metadata.annotations else {
-        return false;
-    };
-    let source = annotations
-        .get(SOURCE_NAMESPACE)
-        .zip(annotations.get(SOURCE_NAME));
-    source
-        .is_some_and(|(namespace, source)| mirror_name(&ObjectName::new(namespace, source)) == name)
+/// A label alone may be a mistake, and would be a bad reason to delete.
+fn is_ours(mirror: &ConfigMap) -> bool {
+    mirror_source(&mirror.metadata).is_some()
 }
 
+/// Nothing of a mirror but what we write into it.
 fn same(existing: &ConfigMap, wanted: &ConfigMap) -> bool {
     let label = |mirror: &ConfigMap| mirror.metadata.labels.as_ref()?.get(MIRROR_LABEL).cloned();
-    let source = |mirror: &ConfigMap| {
-        let annotations = mirror.metadata.annotations.as_ref()?;
-        Some([SOURCE_NAMESPACE, SOURCE_NAME].map(|key| annotations.get(key).cloned()))
-    };
-    text(existing) == text(wanted)
-        && binary(existing) == binary(wanted)
+    let pem = |mirror: &ConfigMap| CaObject::from(mirror.clone()).pem;
+    pem(existing) == pem(wanted)
         && label(existing) == label(wanted)
-        && source(existing) == source(wanted)
-}
-
-fn text(config_map: &ConfigMap) -> Option<&String> {
-    config_map.data.as_ref()?.get(CA_KEY)
-}
-
-/// kubectl puts a file that isn't UTF-8 (a comment in Latin-1) here.
-fn binary(config_map: &ConfigMap) -> Option<&ByteString> {
-    config_map.binary_data.as_ref()?.get(CA_KEY)
-}
-
-/// Leaves out what nobody here reads: the values of other keys, whose names the compiler tells, and managedFields.
-pub(super) fn slim(config_map: &mut ConfigMap) {
-    for (key, value) in config_map.data.iter_mut().flatten() {
-        if key != CA_KEY {
-            *value = String::new();
-        }
-    }
-    for (key, value) in config_map.binary_data.iter_mut().flatten() {
-        if key != CA_KEY {
-            value.0 = Vec::new();
-        }
-    }
-    config_map.metadata.managed_fields = None;
+        && mirror_source(&existing.metadata) == mirror_source(&wanted.metadata)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! A Deployment with any number of replicas: those that don't hold the Lease do nothing.
 
-mod config_maps;
+mod ca_objects;
 mod error;
 pub(crate) mod events;
 mod lease;
@@ -50,6 +50,9 @@ pub struct Options {
     /// Name of the Lease that the leader holds
     #[arg(long, value_name = "NAME", default_value = "nodetls-controller")]
     pub lease: String,
+    /// Take CA certificates from Secrets, too: needs the RBAC rules of the component manifests/components/secrets
+    #[arg(long)]
+    pub ca_secrets: bool,
     /// Address of /metrics and /healthz
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
@@ -165,7 +168,9 @@ pub async fn run(
             break;
         }
         let bundle = roots.bundle.clone();
-        let mut controller = Controller::new(client.clone(), &namespace, &instance, bundle);
+        let secrets = options.ca_secrets;
+        let mut controller =
+            Controller::new(client.clone(), &namespace, &instance, bundle, secrets);
         // The lease first: once it is lost, nothing more is written.
         tokio::select! {
             biased;

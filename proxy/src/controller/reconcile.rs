@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::FIELD_MANAGER;
-use super::config_maps::ConfigMaps;
+use super::ca_objects::CaObjects;
 use super::error::{TIMEOUT, describe, is_not_found, within};
 use super::events::{Events, notices};
 use super::mirror::{diff, mirror};
 use super::status_writer::{Outcome, StatusWriter, Wanted};
-use crate::policy::{self, CaBundle, ObjectName, Objects, ca_config_maps};
+use crate::policy::{self, CaBundle, CaName, ObjectName, Objects, ca_names};
 use crate::readiness::Readiness;
 use crate::source::kube::mirror_name;
 
@@ -34,7 +34,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Controller {
     client: Client,
     namespace: String,
-    config_maps: ConfigMaps,
+    ca_objects: CaObjects,
+    ca_secrets: bool,
     statuses: StatusWriter,
     events: Events,
     system_roots: Option<Arc<CaBundle>>,
@@ -45,14 +46,17 @@ pub type Failures = Vec<String>;
 
 impl Controller {
     /// `namespace` is nodetls' own, `instance` the pod that this is, `system_roots` the trust store of its image.
+    /// Unless `ca_secrets`, no Secret is ever asked for.
     pub fn new(
         client: Client,
         namespace: &str,
         instance: &str,
         system_roots: Option<Arc<CaBundle>>,
+        ca_secrets: bool,
     ) -> Self {
         Self {
-            config_maps: ConfigMaps::new(client.clone(), namespace),
+            ca_objects: CaObjects::new(client.clone(), namespace),
+            ca_secrets,
             statuses: StatusWriter::new(client.clone()),
             events: Events::new(client.clone(), instance),
             namespace: namespace.to_owned(),
@@ -86,7 +90,7 @@ impl Controller {
             };
             tokio::select! {
                 changed = objects.changed() => if changed.is_err() { return; },
-                () = self.config_maps.changed() => {}
+                () = self.ca_objects.changed() => {}
                 () = sleep(wait) => {}
             }
         }
@@ -95,24 +99,27 @@ impl Controller {
     /// Brings mirrors, statuses and Events up to the objects. What it does not know yet (a ConfigMap whose watch has just
     /// begun) it leaves alone; [`Controller::changed`] tells when to try again.
     pub async fn reconcile(&mut self, objects: &Objects) -> Failures {
-        let named = ca_config_maps(objects);
-        self.config_maps
+        let mut objects = objects.clone();
+        objects.ca_secrets = self.ca_secrets;
+        let named = ca_names(&objects);
+        self.ca_objects
             .follow(&named.values().flatten().cloned().collect());
-        let mut failures = self.mirror(&named).await;
+        let mut failures: Failures = self.ca_objects.failures().cloned().collect();
+        failures.extend(self.mirror(&named).await);
         failures.extend(self.status(objects, &named).await);
         failures
     }
 
-    /// Ends when a ConfigMap has changed, and it is time to reconcile.
+    /// Ends when a ConfigMap or Secret has changed, and it is time to reconcile.
     pub async fn changed(&mut self) {
-        self.config_maps.changed().await;
+        self.ca_objects.changed().await;
     }
 
-    async fn mirror(&mut self, named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>) -> Failures {
-        let Some(existing) = self.config_maps.mirrors() else {
+    async fn mirror(&mut self, named: &BTreeMap<ObjectName, BTreeSet<CaName>>) -> Failures {
+        let Some(existing) = self.ca_objects.mirrors() else {
             return Failures::new();
         };
-        let known = self.config_maps.known();
+        let known = self.ca_objects.known();
         let wanted = named.values().flatten().map(|source| {
             let mirror = known
                 .get(source)
@@ -133,15 +140,14 @@ impl Controller {
 
     async fn status(
         &mut self,
-        objects: &Objects,
-        named: &BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+        mut objects: Objects,
+        named: &BTreeMap<ObjectName, BTreeSet<CaName>>,
     ) -> Failures {
-        let known = self.config_maps.known();
-        let mut objects = objects.clone();
+        let known = self.ca_objects.known();
         let found = known
             .iter()
             .filter_map(|(name, found)| Some((name.clone(), found.clone()?)));
-        objects.config_maps = found.collect();
+        objects.ca_objects = found.collect();
         let compiled = policy::compile(&objects, self.system_roots.as_ref());
         let complete = |name| {
             let mut sources = named.get(name).into_iter().flatten();

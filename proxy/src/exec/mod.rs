@@ -42,7 +42,7 @@ const NOT_FOUND: u8 = 127;
 #[derive(Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, BackendTLSPolicy); followed live
+    /// Directory of Kubernetes manifests (Service, EndpointSlice, ConfigMap, Secret, BackendTLSPolicy); followed live
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
     /// Directory on a bpffs for what holds the redirection

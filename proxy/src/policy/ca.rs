@@ -3,24 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
+use serde_json::Value;
 
-use super::Objects;
 use super::snapshot::{CaBundle, ObjectName};
-use super::status::{Condition, Reason, listed, quoted};
+use super::status::{Condition, Reason, listed};
 use super::validate::{self, CaRef, Trust};
+use super::{CA_KEY, CaKind, CaName, CaObject, Objects};
 
-/// The key of a ConfigMap that the API prescribes.
-const KEY: &str = "ca.crt";
+/// How an installation allows Secrets.
+pub(crate) const ALLOW_SECRETS: &str =
+    "nodetls controller --ca-secrets, component manifests/components/secrets";
 
-/// Resolves CA references. Each ConfigMap is parsed once, and policies that name the same share the result.
+/// Resolves CA references. Each object is parsed once, and policies that name the same share the result.
 pub(super) struct Authorities<'a> {
-    config_maps: &'a BTreeMap<ObjectName, ConfigMap>,
+    objects: &'a Objects,
     system: Option<&'a Arc<CaBundle>>,
-    parsed: HashMap<ObjectName, Result<Arc<CaBundle>, String>>,
-    unions: HashMap<Vec<ObjectName>, Arc<CaBundle>>,
+    parsed: HashMap<CaName, Result<Arc<CaBundle>, String>>,
+    unions: HashMap<Vec<CaName>, Arc<CaBundle>>,
 }
 
 /// What a policy's trust comes to.
@@ -31,49 +32,48 @@ pub(super) struct Resolved {
     pub(super) condition: Option<Condition>,
 }
 
-/// For each policy the usable ConfigMaps of its `caCertificateRefs`, whether or not the policy is in force.
-pub(crate) fn ca_bundles(
-    objects: &Objects,
-) -> BTreeMap<ObjectName, Vec<(ObjectName, Arc<CaBundle>)>> {
-    let mut authorities = Authorities::new(&objects.config_maps, None);
+/// For each policy the usable objects of its `caCertificateRefs`, whether or not the policy is in force.
+pub(crate) fn ca_bundles(objects: &Objects) -> BTreeMap<ObjectName, Vec<(CaName, Arc<CaBundle>)>> {
+    let mut authorities = Authorities::new(objects, None);
     let bundles = objects.policies.iter().map(|(name, policy)| {
-        let refs = match validate::read(&policy.spec).trust {
-            Some(Trust::Refs(refs)) => refs,
-            Some(Trust::System) | None => Vec::new(),
-        };
+        let refs = ca_refs(&policy.spec);
         let resolve = |ca_ref| authorities.resolve_ref(&name.namespace, ca_ref).ok();
         (name.clone(), refs.iter().filter_map(resolve).collect())
     });
     bundles.collect()
 }
 
-/// For each policy the ConfigMaps that its `caCertificateRefs` name, whether or not they exist.
-pub(crate) fn ca_config_maps(objects: &Objects) -> BTreeMap<ObjectName, BTreeSet<ObjectName>> {
+/// For each policy the objects that its `caCertificateRefs` may name, and do, whether or not they exist.
+pub(crate) fn ca_names(objects: &Objects) -> BTreeMap<ObjectName, BTreeSet<CaName>> {
     let named = objects.policies.iter().map(|(name, policy)| {
-        let refs = match validate::read(&policy.spec).trust {
-            Some(Trust::Refs(refs)) => refs,
-            Some(Trust::System) | None => Vec::new(),
-        };
-        let config_maps = refs.into_iter().filter(CaRef::is_config_map);
-        let config_maps = config_maps.map(|ca_ref| ObjectName::new(&name.namespace, ca_ref.name));
-        (name.clone(), config_maps.collect())
+        let refs = ca_refs(&policy.spec).into_iter();
+        let named = refs.filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
+        let allowed = named.filter(|named| objects.ca_secrets || named.kind != CaKind::Secret);
+        (name.clone(), allowed.collect())
     });
     named.collect()
 }
 
+fn ca_refs(spec: &Value) -> Vec<CaRef> {
+    match validate::read(spec).trust {
+        Some(Trust::Refs(refs)) => refs,
+        Some(Trust::System) | None => Vec::new(),
+    }
+}
+
 impl CaRef {
-    fn is_config_map(&self) -> bool {
-        self.group.is_empty() && self.kind == "ConfigMap"
+    /// What it names; `None` for a kind that is not supported.
+    fn named_in(&self, namespace: &str) -> Option<CaName> {
+        let kind = CaKind::named(&self.kind).filter(|_| self.group.is_empty())?;
+        let object = ObjectName::new(namespace, &self.name);
+        Some(CaName { kind, object })
     }
 }
 
 impl<'a> Authorities<'a> {
-    pub(super) fn new(
-        config_maps: &'a BTreeMap<ObjectName, ConfigMap>,
-        system: Option<&'a Arc<CaBundle>>,
-    ) -> Self {
+    pub(super) fn new(objects: &'a Objects, system: Option<&'a Arc<CaBundle>>) -> Self {
         Self {
-            config_maps,
+            objects,
             system,
             parsed: HashMap::new(),
             unions: HashMap::new(),
@@ -131,37 +131,42 @@ impl<'a> Authorities<'a> {
         }
     }
 
-    /// The ConfigMap's name and content; or condition `ResolvedRefs`, which is False.
+    /// The object's name and content; or condition `ResolvedRefs`, which is False.
     fn resolve_ref(
         &mut self,
         namespace: &str,
         ca_ref: &CaRef,
-    ) -> Result<(ObjectName, Arc<CaBundle>), Condition> {
+    ) -> Result<(CaName, Arc<CaBundle>), Condition> {
+        let invalid_kind = |message| Condition::new(Reason::InvalidKind, message);
         let CaRef { group, kind, name } = ca_ref;
-        if !ca_ref.is_config_map() {
+        let Some(named) = ca_ref.named_in(namespace) else {
             let slash = if group.is_empty() { "" } else { "/" };
-            let message = format!(
+            return Err(invalid_kind(format!(
                 "{group}{slash}{kind} {namespace}/{name}: this kind is not supported as a CA \
                  reference: use a ConfigMap (group \"\", kind ConfigMap)"
-            );
-            return Err(Condition::new(Reason::InvalidKind, message));
+            )));
+        };
+        if named.kind == CaKind::Secret && !self.objects.ca_secrets {
+            return Err(invalid_kind(format!(
+                "{named}: this installation takes no CA certificates from Secrets: allow it \
+                 ({ALLOW_SECRETS}), or use a ConfigMap"
+            )));
         }
-        let name = ObjectName::new(namespace, name);
-        let parsed = match self.parsed.get(&name) {
+        let parsed = match self.parsed.get(&named) {
             Some(parsed) => parsed.clone(),
             None => {
-                let parsed = read(&name, self.config_maps.get(&name)).map(Arc::new);
-                self.parsed.insert(name.clone(), parsed.clone());
+                let parsed = read(&named, self.objects.ca_objects.get(&named)).map(Arc::new);
+                self.parsed.insert(named.clone(), parsed.clone());
                 parsed
             }
         };
         match parsed {
-            Ok(bundle) => Ok((name, bundle)),
+            Ok(bundle) => Ok((named, bundle)),
             Err(message) => Err(Condition::new(Reason::InvalidCaCertificateRef, message)),
         }
     }
 
-    fn union(&mut self, mut usable: Vec<(ObjectName, Arc<CaBundle>)>) -> Option<Arc<CaBundle>> {
+    fn union(&mut self, mut usable: Vec<(CaName, Arc<CaBundle>)>) -> Option<Arc<CaBundle>> {
         if usable.len() < 2 {
             return usable.pop().map(|(_, bundle)| bundle);
         }
@@ -184,52 +189,49 @@ fn without_duplicates(all: impl Iterator<Item = CertificateDer<'static>>) -> CaB
     CaBundle { certificates }
 }
 
-/// The certificates under `ca.crt`; kubectl puts a file that isn't UTF-8 (a comment in Latin-1) under `binaryData`.
-fn read(name: &ObjectName, config_map: Option<&ConfigMap>) -> Result<CaBundle, String> {
+fn read(name: &CaName, object: Option<&CaObject>) -> Result<CaBundle, String> {
     let cure = "put the PEM bundle of the CA under";
-    let Some(config_map) = config_map else {
+    let Some(object) = object else {
         return Err(format!(
-            "ConfigMap {name} does not exist: create it, and {cure} {KEY}"
+            "{name} does not exist: create it, and {cure} {CA_KEY}"
         ));
     };
-    let text = config_map
-        .data
-        .as_ref()
-        .and_then(|data| data.get(KEY))
-        .map(String::as_bytes);
-    let binary = || {
-        config_map
-            .binary_data
-            .as_ref()?
-            .get(KEY)
-            .map(|bytes| bytes.0.as_slice())
-    };
-    let Some(pem) = text.or_else(binary) else {
-        let keys: Vec<&String> = config_map.data.iter().flat_map(BTreeMap::keys).collect();
-        let keys = listed(keys.into_iter());
+    let Some(pem) = &object.pem else {
+        let keys = match name.kind {
+            CaKind::ConfigMap => format!(" (keys: {})", listed(object.keys.iter())),
+            CaKind::Secret => String::new(),
+        };
         return Err(format!(
-            "ConfigMap {name} has no key \"{KEY}\" (keys: {keys}): {cure} {KEY}"
+            "{name} has no key \"{CA_KEY}\"{keys}: {cure} {CA_KEY}"
         ));
     };
-    certificates(pem)
-        .map_err(|cause| format!("ConfigMap {name}, key \"{KEY}\" {cause}: {cure} {KEY}"))
+    certificates(&pem.0)
+        .map_err(|cause| format!("{name}, key \"{CA_KEY}\" {cause}: {cure} {CA_KEY}"))
+}
+
+/// What is wrong with a PEM block. Nothing is quoted: of a Secret, it could be a key.
+fn fault(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "its \"-----END\" line is missing",
+        pem::Error::IllegalSectionStart { .. } => {
+            "its \"-----BEGIN\" line does not end with \"-----\""
+        }
+        pem::Error::Base64Decode(_) => "it is not base64",
+        _ => "it is not PEM",
+    }
 }
 
 /// The CERTIFICATE blocks; other blocks, such as a private key, and text between blocks are skipped. One bad block
 /// spoils the bundle: whoever wrote it trusted in all of it.
-fn certificates(pem: &[u8]) -> Result<CaBundle, String> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<CaBundle, String> {
     if pem.trim_ascii().is_empty() {
         return Err("is empty".to_owned());
     }
     let mut found = Vec::new();
     for block in CertificateDer::pem_slice_iter(pem) {
         let number = found.len() + 1;
-        let certificate = block.map_err(|error| {
-            format!(
-                "is malformed at certificate {number} ({})",
-                quoted(&error.to_string())
-            )
-        })?;
+        let certificate = block
+            .map_err(|error| format!("is malformed at certificate {number} ({})", fault(&error)))?;
         // The verifier's own parser: what passes here serves there as a trust anchor.
         webpki::anchor_from_trusted_cert(&certificate).map_err(|error| {
             format!("has a block that is not an X.509 certificate: number {number} ({error:?})")

@@ -6,6 +6,7 @@
 mod api;
 mod attach;
 mod ca;
+mod ca_object;
 mod conflict;
 mod endpoints;
 mod fields;
@@ -22,7 +23,8 @@ mod validate;
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
-pub(crate) use ca::{ca_bundles, ca_config_maps};
+pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
+pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::Objects;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
@@ -44,7 +46,7 @@ pub struct Compiled {
 
 /// Compiles `objects`. `system` is the node's trust store, which `wellKnownCACertificates: System` names.
 pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
-    let mut authorities = Authorities::new(&objects.config_maps, system);
+    let mut authorities = Authorities::new(objects, system);
     let policies: Vec<Policy> = conflict::by_precedence(&objects.policies)
         .into_iter()
         .map(|(name, policy)| Policy::new(name, policy, &mut authorities))

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{BackendTlsPolicy, ObjectName};
+use super::{BackendTlsPolicy, CaName, CaObject, ObjectName};
 
 /// The objects as a source has them now. The map's key is an object's name; its metadata is not asked for it again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,8 +14,10 @@ pub struct Objects {
     pub services: BTreeMap<ObjectName, Service>,
     /// EndpointSlices; none for a Service means that somebody else (kube-proxy) picks its endpoints.
     pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
-    /// ConfigMaps that hold CA certificates.
-    pub config_maps: BTreeMap<ObjectName, ConfigMap>,
+    /// ConfigMaps and Secrets that CA references may name.
+    pub ca_objects: BTreeMap<CaName, CaObject>,
+    /// Whether a CA reference may name a Secret.
+    pub ca_secrets: bool,
     /// The policies, valid or not.
     pub policies: BTreeMap<ObjectName, BackendTlsPolicy>,
 }

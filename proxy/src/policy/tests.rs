@@ -4,6 +4,7 @@
 mod ca;
 mod conflict;
 mod properties;
+mod secrets;
 mod service;
 mod targets;
 mod validate;
@@ -11,6 +12,8 @@ mod warnings;
 
 use std::sync::{Arc, LazyLock};
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
@@ -68,10 +71,22 @@ impl World {
     }
 
     fn config_map(mut self, name: &str, data: Value) -> Self {
-        let config_map = serde_json::from_value(json!({"data": data})).unwrap();
-        self.objects
-            .config_maps
-            .insert(default_name(name), config_map);
+        let config_map: ConfigMap = serde_json::from_value(json!({"data": data})).unwrap();
+        let name = CaName::config_map("default", name);
+        self.objects.ca_objects.insert(name, config_map.into());
+        self
+    }
+
+    /// A Secret whose `ca.crt` is this; Secrets are allowed.
+    fn secret(mut self, name: &str, pem: &str) -> Self {
+        let data = [(CA_KEY.to_owned(), ByteString(pem.into()))].into();
+        let secret = Secret {
+            data: Some(data),
+            ..Secret::default()
+        };
+        let name = CaName::secret("default", name);
+        self.objects.ca_objects.insert(name, secret.into());
+        self.objects.ca_secrets = true;
         self
     }
 

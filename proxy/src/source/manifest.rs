@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::policy::{ObjectName, Objects};
+use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 
 /// What a file holds.
 #[derive(Debug, Default)]
@@ -96,7 +98,13 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     match (api_version, kind) {
         ("v1", "Service") => Some(|to, name, value| insert(&mut to.services, name, value)),
-        ("v1", "ConfigMap") => Some(|to, name, value| insert(&mut to.config_maps, name, value)),
+        ("v1", "ConfigMap") => Some(|to, name, value| {
+            let config_map: ConfigMap = read(value)?;
+            insert_ca(to, CaKind::ConfigMap, name, config_map.into())
+        }),
+        ("v1", "Secret") => {
+            Some(|to, name, value| insert_ca(to, CaKind::Secret, name, secret(&value)?))
+        }
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             Some(|to, name, value| insert(&mut to.endpoint_slices, name, value))
         }
@@ -111,6 +119,7 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
         (_, "EndpointSlice") => Some(|_, _, _| wrong_head("discovery.k8s.io/v1", "EndpointSlice")),
         (_, "Service") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Service")),
         (_, "ConfigMap") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "ConfigMap")),
+        (_, "Secret") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Secret")),
         _ => None,
     }
 }
@@ -143,12 +152,59 @@ fn insert<T: DeserializeOwned>(
     name: ObjectName,
     value: Value,
 ) -> Result<(), String> {
+    put(objects, name, read(value)?)
+}
+
+fn insert_ca(
+    to: &mut Objects,
+    kind: CaKind,
+    object: ObjectName,
+    ca: CaObject,
+) -> Result<(), String> {
+    put(&mut to.ca_objects, CaName { kind, object }, ca)
+}
+
+fn put<K: Ord, T>(objects: &mut BTreeMap<K, T>, name: K, object: T) -> Result<(), String> {
     if objects.contains_key(&name) {
         return Err("stands twice in this file; remove one".to_owned());
     }
-    let object = serde_path_to_error::deserialize(value).map_err(|error| error.to_string())?;
     objects.insert(name, object);
     Ok(())
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| error.to_string())
+}
+
+/// Looks at `ca.crt` alone: the rest is secret, and in a repository often encrypted, which the API would refuse.
+fn secret(value: &Value) -> Result<CaObject, String> {
+    let (data, texts) = (&value["data"], &value["stringData"]);
+    // Errors don't quote: it is secret.
+    if [data, texts]
+        .iter()
+        .any(|map| !map.is_object() && !map.is_null())
+    {
+        return Err("data and stringData must be maps of strings".to_owned());
+    }
+    // As the API server does: stringData wins.
+    let pem = match (&texts[CA_KEY], &data[CA_KEY]) {
+        (Value::String(text), _) => Some(ByteString(text.clone().into_bytes())),
+        (Value::Null, Value::Null) => None,
+        (Value::Null, Value::String(base64)) => Some(decoded(base64)?),
+        _ => return Err(format!("{CA_KEY} must be a string")),
+    };
+    Ok(CaObject {
+        pem,
+        ..CaObject::default()
+    })
+}
+
+/// Line breaks are allowed, as `base64` makes them.
+fn decoded(base64: &str) -> Result<ByteString, String> {
+    let base64 = base64.replace(['\r', '\n'], "");
+    serde_json::from_value(Value::String(base64)).map_err(|_| {
+        format!("data: {CA_KEY} is not base64: encode it, or put the PEM under stringData")
+    })
 }
 
 #[cfg(test)]

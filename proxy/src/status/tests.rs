@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
 use super::gather::judge_agents;
 use super::*;
 use crate::metrics::Metrics;
-use crate::policy::{ObjectName, Objects, compile};
+use crate::policy::{CaName, ObjectName, Objects, compile};
 use crate::readiness::Readiness;
 
 /// A node on which all is well.
@@ -305,10 +306,13 @@ fn objects(pem: &str) -> Objects {
         "metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "endpoints": [], "ports": [{"port": 8443}],
     });
+    let ca: ConfigMap = serde_json::from_value(json!({"data": {"ca.crt": pem}})).unwrap();
+    let ca = ca.into();
     Objects {
         services: [named("web", service)].into(),
         endpoint_slices: [named("web-1", slice)].into(),
-        config_maps: [named("ca", json!({"data": {"ca.crt": pem}}))].into(),
+        ca_objects: [(CaName::config_map("default", "ca"), ca)].into(),
+        ca_secrets: false,
         policies: [
             named("tls", policy("web")),
             named("orphan", policy("nowhere")),

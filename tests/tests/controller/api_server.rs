@@ -90,6 +90,16 @@ impl ApiServer {
         }
         let (key, public) = (self.text("sa.key"), self.text("sa.pub"));
         let (certs, tokens) = (self.text("certs"), self.text("tokens.csv"));
+        let (audit_policy, audit_log) = (self.text("audit.json"), self.text("audit.log"));
+        let secrets = json!([{"group": "", "resources": ["secrets"]}]);
+        let audit = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+            "rules": [
+                {"level": "Metadata", "users": ["controller"], "resources": secrets, "omitStages": ["ResponseComplete"]},
+                {"level": "None"},
+            ],
+        });
+        fs::write(self.path("audit.json"), audit.to_string()).unwrap();
         let port = self.port.to_string();
         let flags = [
             ("etcd-servers", etcd),
@@ -97,6 +107,8 @@ impl ApiServer {
             ("secure-port", &port),
             ("cert-dir", &certs),
             ("authorization-mode", "RBAC"),
+            ("audit-policy-file", &audit_policy),
+            ("audit-log-path", &audit_log),
             ("token-auth-file", &tokens),
             ("service-cluster-ip-range", "10.96.0.0/16"),
             ("service-account-issuer", "https://kubernetes.default.svc"),
@@ -250,6 +262,27 @@ impl ApiServer {
         )
         .await;
         put(admin, Some(own), "RoleBinding", binding("Role", own)).await;
+    }
+
+    /// Lets the controller read Secrets, as the component `secrets` does.
+    pub(crate) async fn allow_secrets(&self, admin: &Client, own: &str) {
+        let name = format!("{own}-secrets");
+        let rule = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]});
+        let role = json!({"metadata": {"name": name}, "rules": [rule]});
+        put(admin, None, "ClusterRole", role).await;
+        let binding = binding("ClusterRole", &name);
+        put(admin, None, "ClusterRoleBinding", binding).await;
+    }
+
+    /// The controller's requests for Secrets of a namespace, as the audit log has them.
+    pub(crate) fn secret_requests(&self, namespace: &str) -> Vec<Value> {
+        let log = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
+        let requests = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        requests
+            .filter(|request: &Value| request["objectRef"]["namespace"] == namespace)
+            .collect()
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use kube::Client;
-use nodetls::policy::{ObjectName, Objects};
+use nodetls::policy::{CaName, ObjectName, Objects};
 use nodetls::source::kube::{Crd, Kube, Options, Resource, State, Synced};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -28,7 +28,9 @@ async fn cluster() -> ControlPlane {
         plane.apply(object).await;
     }
     plane.apply(service("web", 443)).await;
-    plane.apply(mirror("ca", "PEM")).await;
+    plane
+        .apply(mirror(&CaName::config_map("shop", "ca"), "PEM"))
+        .await;
     plane
 }
 
@@ -99,6 +101,11 @@ async fn state(kube: &Kube, wanted: impl Fn(&State) -> bool) -> State {
     }
 }
 
+fn pem<'a>(now: &'a Objects, ca: &CaName) -> Option<&'a str> {
+    let pem = now.ca_objects.get(ca)?.pem.as_ref()?;
+    std::str::from_utf8(&pem.0).ok()
+}
+
 /// The first port of the Service `web`.
 fn port_of_web(now: &Objects) -> i32 {
     let spec = now.services[&name("web")].spec.as_ref().unwrap();
@@ -130,10 +137,9 @@ async fn lists_then_follows_changes() {
             .cluster_ip
             .is_some()
     );
-    assert_eq!(
-        first.config_maps[&name("ca")].data.as_ref().unwrap()["ca.crt"],
-        "PEM"
-    );
+    let ca = CaName::config_map("shop", "ca");
+    assert_eq!(pem(&first, &ca), Some("PEM"));
+    assert!(!first.ca_secrets);
     let namespaces = kube.namespaces();
     assert_eq!(namespaces.borrow()["shop"].labels["team"], "a");
     let live = state(&kube, |state| state.in_step).await;
@@ -154,11 +160,17 @@ async fn lists_then_follows_changes() {
     .await;
     plane.delete(&policy("v1", "two", "")).await;
     until(&mut kube, |now| now.policies.len() == 1).await;
-    plane.apply(mirror("ca", "NEW")).await;
-    until(&mut kube, |now| {
-        now.config_maps[&name("ca")].data.as_ref().unwrap()["ca.crt"] == "NEW"
-    })
-    .await;
+    plane.apply(mirror(&ca, "NEW")).await;
+    until(&mut kube, |now| pem(now, &ca) == Some("NEW")).await;
+    let secret = CaName::secret("shop", "ca");
+    plane.apply(mirror(&secret, "SECRET")).await;
+    let both = until(&mut kube, |now| pem(now, &secret) == Some("SECRET")).await;
+    assert!(
+        both.ca_secrets && pem(&both, &ca) == Some("NEW"),
+        "{both:#?}"
+    );
+    plane.delete(&mirror(&secret, "")).await;
+    until(&mut kube, |now| !now.ca_secrets).await;
     plane.delete(&service("web", 443)).await;
     until(&mut kube, |now| !now.services.contains_key(&name("web"))).await;
 

@@ -1,6 +1,6 @@
 //! The objects of the tests.
 
-use nodetls::policy::ObjectName;
+use nodetls::policy::CaName;
 use nodetls::source::kube::mirror_name;
 use serde_json::{Value, json};
 
@@ -56,14 +56,17 @@ pub(crate) fn namespace(name: &str, labels: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 }
 
-/// What the controller writes for the ConfigMap `shop/NAME`.
-pub(crate) fn mirror(name: &str, pem: &str) -> Value {
+/// What the controller writes for an object of namespace `shop`.
+pub(crate) fn mirror(source: &CaName, pem: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {
-            "namespace": "nodetls", "name": mirror_name(&ObjectName::new("shop", name)),
+            "namespace": "nodetls", "name": mirror_name(source),
             "labels": {"nodetls.io/mirror": "true"},
-            "annotations": {"nodetls.io/source-namespace": "shop", "nodetls.io/source-name": name},
+            "annotations": {
+                "nodetls.io/source-kind": source.kind.as_str(),
+                "nodetls.io/source-namespace": "shop", "nodetls.io/source-name": source.object.name,
+            },
         },
         "data": {"ca.crt": pem},
     })

@@ -70,6 +70,35 @@ fn every_certificate_of_every_reference() {
 }
 
 #[test]
+fn a_secret_is_judged_and_must_be_allowed_in_a_cluster() {
+    let world = |pem: &str| {
+        let policy =
+            |spec: &mut Value| spec["validation"]["caCertificateRefs"][0]["kind"] = "Secret".into();
+        World::new()
+            .secret("ca", pem)
+            .policy("p", policy)
+            .judge_one()
+    };
+    let good = world(&ca("one", 365 * DAY));
+    assert_eq!(good.verdict, Verdict::Accepted);
+    let [warning] = good.warnings.as_slice() else {
+        panic!("{good:#?}");
+    };
+    assert!(
+        warning.starts_with("Secret default/ca: in a cluster"),
+        "{warning}"
+    );
+    assert!(
+        warning.contains("nodetls controller --ca-secrets"),
+        "{warning}"
+    );
+    let late = world(&ca("late", -1));
+    assert!(late.errors[0].starts_with("Secret default/ca: certificate \"late\" expired"));
+    let broken = world("garbage");
+    assert!(broken.errors[0].starts_with("Secret default/ca, key \"ca.crt\" has no"));
+}
+
+#[test]
 fn the_days_are_an_argument() {
     let world = World::new()
         .config_map("ca", &ca("one", 3 * DAY))

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::*;
@@ -8,13 +9,13 @@ fn config_map(value: Value) -> ConfigMap {
     serde_json::from_value(value).unwrap()
 }
 
-fn source() -> ObjectName {
-    ObjectName::new("shop", "ca")
+fn source() -> CaName {
+    CaName::config_map("shop", "ca")
 }
 
 /// The mirror of `shop/ca`, if that has this content.
 fn mirror_of(data: Value) -> ConfigMap {
-    mirror("nodetls", &source(), Some(&config_map(data)))
+    mirror("nodetls", &source(), Some(&config_map(data).into()))
 }
 
 fn wanted(mirror: Option<ConfigMap>) -> BTreeMap<String, Option<ConfigMap>> {
@@ -23,8 +24,8 @@ fn wanted(mirror: Option<ConfigMap>) -> BTreeMap<String, Option<ConfigMap>> {
 
 #[test]
 fn a_mirror_holds_the_certificates_alone_and_names_its_source() {
-    // printf shop/ca | sha256sum
-    assert_eq!(mirror_name(&source()), "ca-3f02d7593f01af93");
+    // printf 'ConfigMap shop/ca' | sha256sum
+    assert_eq!(mirror_name(&source()), "ca-1d28b9696316d0c6");
     let content =
         json!({"data": {"ca.crt": "PEM", "password": "x"}, "binaryData": {"other": "eA=="}});
     let mirror = serde_json::to_value(mirror_of(content)).unwrap();
@@ -33,9 +34,12 @@ fn a_mirror_holds_the_certificates_alone_and_names_its_source() {
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
-                "name": "ca-3f02d7593f01af93", "namespace": "nodetls",
+                "name": "ca-1d28b9696316d0c6", "namespace": "nodetls",
                 "labels": {"nodetls.io/mirror": "true"},
-                "annotations": {"nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca"},
+                "annotations": {
+                    "nodetls.io/source-kind": "ConfigMap",
+                    "nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca",
+                },
             },
             "data": {"ca.crt": "PEM"},
         })
@@ -95,16 +99,60 @@ fn deletes_unreferenced_mirrors_and_nothing_else() {
     assert_eq!(diff.apply, []);
 }
 
+/// What of a Secret with this `ca.crt` is mirrored.
+fn of_secret(ca: &str) -> Option<String> {
+    let data = [(CA_KEY, ca), ("tls.key", "KEY")];
+    let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.into())));
+    let secret = Secret {
+        data: Some(data.into()),
+        ..Secret::default()
+    };
+    let mirror = mirror("nodetls", &secret_name(), Some(&secret.into()));
+    assert_eq!(mirror.binary_data, None);
+    let data = mirror.data?;
+    assert_eq!(data.len(), 1, "{data:?}");
+    Some(data[CA_KEY].clone())
+}
+
+fn secret_name() -> CaName {
+    CaName::secret("shop", "ca")
+}
+
 #[test]
-fn slim_keeps_the_names_of_other_keys() {
-    let mut content = config_map(json!({
-        "metadata": {"name": "ca", "managedFields": []},
-        "data": {"ca.crt": "PEM", "password": "x"}, "binaryData": {"other": "eA=="},
-    }));
-    slim(&mut content);
-    let left = json!({
-        "metadata": {"name": "ca"},
-        "data": {"ca.crt": "PEM", "password": ""}, "binaryData": {"other": ""},
-    });
-    assert_eq!(content, config_map(left));
+fn of_a_secret_nothing_but_certificates_is_mirrored() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let ca = params.self_signed(&key).unwrap().pem().replace('\r', "");
+    assert_eq!(of_secret(&ca).as_ref(), Some(&ca));
+
+    let key = key.serialize_pem();
+    assert_eq!(
+        of_secret(&format!("# x\n{key}{ca}{key}y")),
+        Some(ca.clone())
+    );
+    assert_eq!(of_secret(&key), None);
+    // A key under a certificate's name, and one in a certificate that was cut off.
+    let disguised = key.replace("PRIVATE KEY", "CERTIFICATE");
+    let cut = ca.replace("-----END CERTIFICATE-----\n", "");
+    for pem in [
+        &disguised,
+        &format!("{ca}{disguised}"),
+        &format!("{cut}{key}"),
+        "",
+    ] {
+        assert_eq!(of_secret(pem), None, "{pem}");
+    }
+}
+
+#[test]
+fn a_secret_is_not_the_config_map_of_its_name() {
+    let secret = mirror("nodetls", &secret_name(), None);
+    let annotations = secret.metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations[SOURCE_KIND], "Secret");
+    let config_map = mirror("nodetls", &source(), None);
+    assert_ne!(secret.metadata.name, config_map.metadata.name);
+    // Secrets are no longer allowed: nothing names them.
+    let diff = diff(wanted(Some(config_map.clone())), [&secret, &config_map]);
+    assert_eq!(diff.delete, [mirror_name(&secret_name())]);
+    assert_eq!(diff.apply, []);
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Compiles with these CA references, given as (group, kind, name).
-fn with_refs(world: World, refs: &[(&str, &str, &str)]) -> Compiled {
+pub(super) fn with_refs(world: World, refs: &[(&str, &str, &str)]) -> Compiled {
     let mut spec = spec("web", Some("https"));
     let refs = refs
         .iter()
@@ -21,7 +21,7 @@ fn with_pem(pem: &str) -> Compiled {
 
 /// Asserts that the sole reference is bad: both conditions, and the target is refused.
 #[track_caller]
-fn assert_unusable(compiled: &Compiled, reason: Reason, parts: &[&str]) {
+pub(super) fn assert_unusable(compiled: &Compiled, reason: Reason, parts: &[&str]) {
     assert_condition(compiled.resolved_refs("p"), false, reason, parts);
     assert_condition(
         compiled.accepted("p"),
@@ -63,15 +63,11 @@ fn missing_key() {
 #[test]
 fn another_namespace_is_out_of_reach() {
     let mut world = World::new();
-    let config_map = world
-        .objects
-        .config_maps
-        .remove(&default_name("ca"))
+    let ca_objects = &mut world.objects.ca_objects;
+    let config_map = ca_objects
+        .remove(&CaName::config_map("default", "ca"))
         .unwrap();
-    world
-        .objects
-        .config_maps
-        .insert(ObjectName::new("other", "ca"), config_map);
+    ca_objects.insert(CaName::config_map("other", "ca"), config_map);
     let compiled = with_refs(world, &[("", "ConfigMap", "ca")]);
     assert_unusable(
         &compiled,
@@ -105,8 +101,19 @@ fn malformed_content() {
             &trailing,
             "a block that is not an X.509 certificate: number 1",
         ),
-        (not_base64, "is malformed at certificate 1"),
-        (&cut, "is malformed at certificate 1"),
+        (
+            not_base64,
+            "is malformed at certificate 1 (it is not base64)",
+        ),
+        (
+            &cut,
+            "is malformed at certificate 1 (its \"-----END\" line is missing)",
+        ),
+        // A shell's \n that stayed one.
+        (
+            &CA[0].replace('\n', "\\n"),
+            "certificate 1 (its \"-----BEGIN\" line does not end with",
+        ),
         (
             &second_bad,
             "a block that is not an X.509 certificate: number 2",
@@ -142,15 +149,14 @@ fn a_bundle_keeps_its_order_and_loses_comments_keys_and_duplicates() {
 #[test]
 fn binary_data_counts() {
     let mut world = World::new();
-    let config_map = world
-        .objects
-        .config_maps
-        .get_mut(&default_name("ca"))
-        .unwrap();
     let mut bytes = b"# caf\xe9\n".to_vec();
     bytes.extend_from_slice(CA[0].as_bytes());
-    config_map.data = None;
-    config_map.binary_data = Some([("ca.crt".into(), k8s_openapi::ByteString(bytes))].into());
+    let config_map = ConfigMap {
+        binary_data: Some([("ca.crt".into(), ByteString(bytes))].into()),
+        ..ConfigMap::default()
+    };
+    let name = CaName::config_map("default", "ca");
+    world.objects.ca_objects.insert(name, config_map.into());
     let compiled = with_refs(world, &[("", "ConfigMap", "ca")]);
     assert_eq!(
         compiled.origination("10.0.0.1:443").roots.certificates,
@@ -161,7 +167,8 @@ fn binary_data_counts() {
 #[test]
 fn other_kinds() {
     for (group, kind, part) in [
-        ("", "Secret", "Secret default/ca"),
+        ("", "secret", "secret default/ca"),
+        ("core", "Secret", "core/Secret default/ca"),
         (
             "invalid.io",
             "InvalidKind",
@@ -276,20 +283,4 @@ fn refs_are_told_of_also_when_the_policy_is_invalid_otherwise() {
         reason,
         &["default/absent"],
     );
-}
-
-#[test]
-fn named_config_maps_need_not_exist() {
-    let mut spec = spec("web", None);
-    let refs =
-        ["ca", "absent", "ca"].map(|name| json!({"group": "", "kind": "ConfigMap", "name": name}));
-    let secret = json!({"group": "", "kind": "Secret", "name": "s"});
-    spec["validation"]["caCertificateRefs"] = refs.into_iter().chain([secret]).collect();
-    let mut system = spec.clone();
-    system["validation"] = json!({"hostname": "a.example", "wellKnownCACertificates": "System"});
-    let world = World::new().policy("p", spec).policy("q", system);
-    let named = ca_config_maps(&world.objects);
-    let names: Vec<_> = named[&default_name("p")].iter().cloned().collect();
-    assert_eq!(names, [default_name("absent"), default_name("ca")]);
-    assert!(named[&default_name("q")].is_empty());
 }

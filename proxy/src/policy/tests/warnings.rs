@@ -178,7 +178,10 @@ fn ca_bundles_of_each_policy() {
     let bundles = ca_bundles(&world.objects);
     let names = |policy: &str| -> Vec<ObjectName> {
         let bundles = &bundles[&default_name(policy)];
-        bundles.iter().map(|(name, _)| name.clone()).collect()
+        bundles
+            .iter()
+            .map(|(name, _)| name.object.clone())
+            .collect()
     };
     assert_eq!(names("broken"), []);
     assert_eq!(names("system"), []);

@@ -6,10 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{FileError, Tracked, Update};
-use crate::policy::{ObjectName, Objects};
+use crate::policy::{CaName, ObjectName, Objects};
+
+/// Kind and name of an object.
+type Key = (&'static str, ObjectName);
 
 /// The file that each object comes from.
-pub(super) type Owners = BTreeMap<(&'static str, ObjectName), OsString>;
+pub(super) type Owners = BTreeMap<Key, OsString>;
 
 const POLICY: &str = "BackendTLSPolicy";
 
@@ -57,7 +60,9 @@ fn merge(
     let objects = Objects {
         services: merge.kind("Service", |objects| &objects.services),
         endpoint_slices: merge.kind("EndpointSlice", |objects| &objects.endpoint_slices),
-        config_maps: merge.kind("ConfigMap", |objects| &objects.config_maps),
+        ca_objects: merge.objects(ca_key, |objects| &objects.ca_objects),
+        // Who can write the directory may read it.
+        ca_secrets: true,
         policies: merge.kind(POLICY, |objects| &objects.policies),
     };
     let Merge {
@@ -67,6 +72,10 @@ fn merge(
     } = merge;
     *owners = now;
     (objects, errors)
+}
+
+fn ca_key(ca: &CaName) -> Key {
+    (ca.kind.as_str(), ca.object.clone())
 }
 
 struct Merge<'a> {
@@ -83,7 +92,15 @@ impl Merge<'_> {
         kind: &'static str,
         of: fn(&Objects) -> &BTreeMap<ObjectName, T>,
     ) -> BTreeMap<ObjectName, T> {
-        let mut claims: BTreeMap<&ObjectName, Vec<(&OsString, &T)>> = BTreeMap::new();
+        self.objects(|name| (kind, name.clone()), of)
+    }
+
+    fn objects<N: Clone + Ord, T: Clone>(
+        &mut self,
+        key: impl Fn(&N) -> Key,
+        of: fn(&Objects) -> &BTreeMap<N, T>,
+    ) -> BTreeMap<N, T> {
+        let mut claims: BTreeMap<&N, Vec<(&OsString, &T)>> = BTreeMap::new();
         for (file, tracked) in self.files {
             for (name, object) in of(&tracked.objects) {
                 claims.entry(name).or_default().push((file, object));
@@ -91,7 +108,7 @@ impl Merge<'_> {
         }
         let mut objects = BTreeMap::new();
         for (name, mut claims) in claims {
-            let key = (kind, name.clone());
+            let key = key(name);
             let before = self.before.get(&key);
             let owner = claims
                 .iter()
@@ -102,7 +119,7 @@ impl Merge<'_> {
                 self.errors.push(FileError {
                     file: self.dir.join(file),
                     document: None,
-                    object: Some(format!("{kind} {name}")),
+                    object: Some(format!("{} {}", key.0, key.1)),
                     cause: format!(
                         "stands also in {}, which stays in force; remove one of the two",
                         self.dir.join(owner).display()

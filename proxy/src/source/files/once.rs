@@ -55,7 +55,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::policy::ObjectName;
+    use crate::policy::{ObjectName, Objects};
 
     const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
 
@@ -115,10 +115,12 @@ mod tests {
     #[test]
     fn nothing_there() {
         let dir = dir(&[]);
-        assert_eq!(
-            read_once(dir.path()).unwrap().objects,
-            crate::policy::Objects::default()
-        );
+        let update = read_once(dir.path()).unwrap();
+        let objects = Objects {
+            ca_secrets: true,
+            ..Objects::default()
+        };
+        assert_eq!((update.objects, update.errors), (objects, vec![]));
         let error = read_once(&dir.path().join("absent")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

@@ -1,6 +1,6 @@
 //! The last complete objects, on the node's disk: an agent that starts while the API server is away goes on with them.
 //!
-//! One file: a header line with version and SHA-256 of what follows, then JSON. It holds no keys: of ConfigMaps there is
+//! One file: a header line with version and SHA-256 of what follows, then JSON. It holds no keys: of mirrors there is
 //! only `ca.crt`. Written to a temporary file and renamed, so a reader sees the old one or the new one.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,14 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::mirror::mirrored;
 use super::{Namespaces, Pods, sha256_hex};
-use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 
 const FILE: &str = "objects";
 
@@ -28,7 +29,7 @@ pub(super) struct Kept {
     /// Seconds since 1970 (UTC).
     written: u64,
     services: Vec<Service>,
-    config_maps: Vec<ConfigMap>,
+    ca_objects: Vec<(CaName, CaObject)>,
     policies: Vec<BackendTlsPolicy>,
     pub(super) namespaces: Namespaces,
     pub(super) pods: Pods,
@@ -53,7 +54,7 @@ impl Kept {
         Self {
             written: 0,
             services: objects.services.into_values().collect(),
-            config_maps: objects.config_maps.into_values().collect(),
+            ca_objects: objects.ca_objects.into_iter().collect(),
             policies: objects.policies.into_values().collect(),
             namespaces,
             pods,
@@ -65,8 +66,8 @@ impl Kept {
         Objects {
             services: by_name(self.services, |service| &service.metadata),
             endpoint_slices: BTreeMap::new(),
-            config_maps: by_name(self.config_maps, |config_map| &config_map.metadata),
             policies: by_name(self.policies, |policy| &policy.metadata),
+            ..mirrored(self.ca_objects)
         }
     }
 

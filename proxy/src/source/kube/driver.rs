@@ -18,7 +18,7 @@ use super::watch::{Feed, Query, Signal};
 use super::{Crd, MIRROR_LABEL, Namespace, Namespaces, Options, Pods, Resource, State, Synced};
 use super::{crd, reduce, report};
 use crate::pods::decide::PodInfo;
-use crate::policy::{BackendTlsPolicy, ObjectName};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName};
 use crate::source::Update;
 
 /// How long the API server may take to list everything before the cache takes its place.
@@ -53,7 +53,7 @@ pub(super) struct Driver {
     pub(super) crd: Watched<Crd>,
     pub(super) services: Watched<Service>,
     pub(super) namespaces: Watched<Namespace>,
-    pub(super) config_maps: Watched<ConfigMap>,
+    pub(super) config_maps: Watched<(CaName, CaObject)>,
     /// The node's, with the uids that their cgroups have; `None` when nobody wants them.
     pub(super) pods: Option<Watched<(String, PodInfo)>>,
     /// With their version; `None` while they can't be read.
@@ -115,7 +115,7 @@ impl Driver {
                 Query::all(Resource::Namespaces),
                 reduce::namespace,
             )),
-            config_maps: Watched::new(Feed::start(config_maps, mirrored, reduce::config_map)),
+            config_maps: Watched::new(Feed::start(config_maps, mirrored, reduce::mirror)),
             pods,
             policies: None,
             known: BTreeMap::new(),

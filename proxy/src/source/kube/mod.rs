@@ -33,7 +33,8 @@ mod watch;
 
 pub use crd::Crd;
 pub(crate) use crd::policies;
-pub use mirror::{CA_KEY, MIRROR_LABEL, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+pub(crate) use mirror::mirror_source;
+pub use mirror::{MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
 pub use reduce::Namespace;
 pub(crate) use report::follow;
 pub(crate) use state::{FORBIDDEN, UNAUTHORIZED, chain};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::DynamicObject;
 use tokio::task::spawn_blocking;
@@ -12,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::cache::{self, Kept};
 use super::driver::Driver;
+use super::mirror::mirrored;
 use super::store::in_force;
 use super::{Namespaces, Pods, Synced, crd};
 use crate::policy::{ObjectName, Objects};
@@ -147,13 +147,13 @@ impl Driver {
     }
 
     fn objects(&self) -> Objects {
-        let config_maps = self.config_maps.store.objects.values();
+        let ca_objects = self.config_maps.store.objects.values();
         Objects {
             services: self.services.store.objects.clone(),
             // In a cluster, kube-proxy or the CNI picks the endpoint.
             endpoint_slices: BTreeMap::new(),
-            config_maps: config_maps.map(|map| (source(map), map.clone())).collect(),
             policies: self.known.clone(),
+            ..mirrored(ca_objects.cloned())
         }
     }
 
@@ -187,13 +187,4 @@ fn update(objects: Objects, complete: bool) -> Update {
         errors: Vec::new(),
         policy_files: BTreeMap::new(),
     }
-}
-
-/// The name of the ConfigMap that this one is a copy of.
-fn source(mirrored: &ConfigMap) -> ObjectName {
-    let meta = &mirrored.metadata;
-    ObjectName::new(
-        meta.namespace.as_deref().unwrap_or_default(),
-        meta.name.as_deref().unwrap_or_default(),
-    )
 }

@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
-use super::mirror::{CA_KEY, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source};
 use crate::pods::decide::{PodInfo, cgroup_uid};
-use crate::policy::{BackendTlsPolicy, ObjectName};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject};
 
 /// kubectl keeps a copy of the whole object there.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -74,32 +74,18 @@ pub(super) fn pod(pod: Pod) -> Option<(String, PodInfo)> {
     Some((uid, info))
 }
 
-/// A mirrored ConfigMap, under the name of its source.
-pub(super) fn config_map(mut mirrored: ConfigMap) -> Option<ConfigMap> {
-    let mut annotations = mirrored.metadata.annotations.take().unwrap_or_default();
-    let source = annotations.remove(SOURCE_NAMESPACE);
-    let source = source
-        .zip(annotations.remove(SOURCE_NAME))
-        .map(|(namespace, name)| ObjectName::new(namespace, name))
-        .filter(|source| mirrored.metadata.name == Some(mirror_name(source)));
-    let Some(source) = source else {
-        let name = mirrored.metadata.name.unwrap_or_default();
+/// What a mirrored ConfigMap is a copy of, and what it holds.
+pub(super) fn mirror(mirror: ConfigMap) -> Option<(CaName, CaObject)> {
+    let Some(source) = mirror_source(&mirror.metadata) else {
+        let name = mirror.metadata.name.unwrap_or_default();
         tracing::warn!(
             name,
-            "this ConfigMap is no mirror: its name does not fit {SOURCE_NAMESPACE} and {SOURCE_NAME}; remove it"
+            "this ConfigMap is no mirror: its name does not fit its annotations {SOURCE_KIND}, {SOURCE_NAMESPACE} \
+             and {SOURCE_NAME}; remove it"
         );
         return None;
     };
-    let certificates = mirrored.data.and_then(|mut data| data.remove(CA_KEY));
-    Some(ConfigMap {
-        metadata: ObjectMeta {
-            namespace: Some(source.namespace),
-            name: Some(source.name),
-            ..ObjectMeta::default()
-        },
-        data: certificates.map(|pem| BTreeMap::from([(CA_KEY.to_owned(), pem)])),
-        ..ConfigMap::default()
-    })
+    Some((source, mirror.into()))
 }
 
 /// The compiler orders policies by their age; `nodetls.io/` annotations are for us.

@@ -10,10 +10,11 @@ use kube::api::DynamicObject;
 use serde_json::{Value, from_value, json};
 
 use super::cache::{self, CacheError, Kept};
+use super::mirror::mirrored;
 use super::store::{Store, in_force};
 use super::watch::Signal;
 use super::*;
-use crate::policy::{BackendTlsPolicy, ObjectName, Objects};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 
 fn name(name: &str) -> ObjectName {
     ObjectName::new("shop", name)
@@ -174,11 +175,14 @@ fn of_a_pod_what_decides_is_kept() {
     assert_eq!(pod(json!({"name": "no uid"})), None);
 }
 
-fn mirrored(name: &str) -> ConfigMap {
+fn mirror_of(kind: &str, name: &str) -> ConfigMap {
     from_value(json!({
         "metadata": {
             "namespace": "nodetls", "name": name, "labels": {"nodetls.io/mirror": "true"},
-            "annotations": {"nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca"},
+            "annotations": {
+                "nodetls.io/source-kind": kind,
+                "nodetls.io/source-namespace": "shop", "nodetls.io/source-name": "ca",
+            },
         },
         "data": {"ca.crt": "PEM", "tls.key": "KEY"},
         "binaryData": {"more": "AAAA"},
@@ -187,16 +191,36 @@ fn mirrored(name: &str) -> ConfigMap {
 }
 
 #[test]
-fn a_mirrored_config_map_stands_for_its_source() {
-    assert_eq!(mirror_name(&name("ca")), "ca-3f02d7593f01af93");
-    let kept = serde_json::to_value(reduce::config_map(mirrored("ca-3f02d7593f01af93"))).unwrap();
-    let expected = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"namespace": "shop", "name": "ca"},
-        "data": {"ca.crt": "PEM"},
-    });
-    assert_eq!(kept, expected);
-    assert_eq!(reduce::config_map(mirrored("ca-0000000000000000")), None);
+fn mirrored_certificates_get_the_name_of_their_source() {
+    // printf 'ConfigMap shop/ca' | sha256sum
+    let (config_map, secret) = ("ca-1d28b9696316d0c6", "ca-60261ee53d5b3033");
+    assert_eq!(mirror_name(&CaName::config_map("shop", "ca")), config_map);
+    assert_eq!(mirror_name(&CaName::secret("shop", "ca")), secret);
+    let (source, kept) = reduce::mirror(mirror_of("Secret", secret)).unwrap();
+    assert_eq!(source, CaName::secret("shop", "ca"));
+    assert_eq!(kept.pem.unwrap().0, b"PEM");
+    for (kind, name) in [
+        ("ConfigMap", "ca-0000000000000000"),
+        ("ConfigMap", secret),
+        ("Other", config_map),
+    ] {
+        assert_eq!(reduce::mirror(mirror_of(kind, name)), None, "{kind} {name}");
+    }
+    let mut of_no_kind = mirror_of("ConfigMap", config_map);
+    let annotations = of_no_kind.metadata.annotations.as_mut().unwrap();
+    annotations.remove(SOURCE_KIND);
+    assert_eq!(reduce::mirror(of_no_kind), None);
+}
+
+#[test]
+fn a_mirrored_secret_says_that_secrets_are_allowed() {
+    let ca = |name| (name, CaObject::default());
+    let config_map = ca(CaName::config_map("shop", "ca"));
+    assert!(!mirrored([]).ca_secrets);
+    assert!(!mirrored([config_map.clone()]).ca_secrets);
+    let both = mirrored([config_map, ca(CaName::secret("shop", "ca"))]);
+    assert!(both.ca_secrets);
+    assert_eq!(both.ca_objects.len(), 2);
 }
 
 fn objects() -> (Objects, Namespaces) {
@@ -205,10 +229,11 @@ fn objects() -> (Objects, Namespaces) {
         "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 443, "targetPort": "https"}]},
     }))
     .unwrap();
-    let ca = reduce::config_map(mirrored("ca-3f02d7593f01af93")).unwrap();
+    let ca = CaName::config_map("shop", "ca");
+    let ca = reduce::mirror(mirror_of("ConfigMap", &mirror_name(&ca))).unwrap();
     let objects = Objects {
         services: BTreeMap::from([(name("web"), service)]),
-        config_maps: BTreeMap::from([(name("ca"), ca)]),
+        ca_objects: BTreeMap::from([ca]),
         policies: BTreeMap::from([(name("web"), policy("web.example"))]),
         ..Objects::default()
     };

@@ -73,13 +73,10 @@ metadata: {{name: web}}
     );
     let policy = &objects.policies[&ObjectName::new("shop", "tls")];
     assert_eq!(policy.spec["targetRefs"][0]["sectionName"], "443");
-    let ca = &objects.config_maps[&ObjectName::new("default", "ca")]
-        .data
-        .as_ref()
-        .unwrap()["ca.crt"];
+    let ca = &objects.ca_objects[&CaName::config_map("default", "ca")];
     assert_eq!(
-        ca,
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+        ca.pem.as_ref().unwrap().0,
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     );
     assert_eq!(objects.endpoint_slices.len(), 1);
 }
@@ -205,4 +202,55 @@ fn bombs_are_refused_at_once() {
     assert!(start.elapsed().as_secs() < 20);
     parse(&[0xff, 0xfe, 0x00]);
     assert!(!parse(b"\xc3\x28: 1").problems.is_empty());
+}
+
+/// Of a Secret named `ca` with these fields.
+fn secret(fields: &str) -> Result<CaObject, String> {
+    let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: ca}}\n{fields}");
+    let mut manifest = parsed(&text);
+    match manifest.problems.pop() {
+        Some(problem) => Err(problem.cause),
+        None => {
+            let name = CaName::secret("default", "ca");
+            Ok(manifest.objects.ca_objects.remove(&name).unwrap())
+        }
+    }
+}
+
+#[test]
+fn of_a_secret_the_certificates_are_read() {
+    for (fields, pem) in [
+        ("data: {ca.crt: UEVN}", Some("PEM")),
+        ("data:\n  ca.crt: |\n    UE\n    VN\n", Some("PEM")),
+        ("stringData: {ca.crt: PEM}", Some("PEM")),
+        (
+            "data: {ca.crt: T0xE}\nstringData: {ca.crt: PEM}",
+            Some("PEM"),
+        ),
+        // As of sops.
+        (
+            "data: {ca.crt: UEVN, tls.key: 'ENC[x]', no: 5}",
+            Some("PEM"),
+        ),
+        ("data: {tls.key: UEVN}", None),
+        ("data: null", None),
+    ] {
+        let read = secret(fields).unwrap().pem.map(|pem| pem.0);
+        assert_eq!(read.as_deref(), pem.map(str::as_bytes), "{fields}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_told_without_its_content() {
+    for (fields, part) in [
+        ("data: {ca.crt: 'hush!'}", "ca.crt is not base64"),
+        ("data: {ca.crt: [hush]}", "ca.crt must be a string"),
+        ("stringData: {ca.crt: {a: hush}}", "ca.crt must be a string"),
+        ("data: hush", "data and stringData must be maps"),
+        ("stringData: [hush]", "data and stringData must be maps"),
+    ] {
+        let cause = secret(fields).unwrap_err();
+        assert!(cause.contains(part), "{cause}");
+        assert!(!cause.contains("hush"), "{cause}");
+    }
 }

@@ -1,41 +1,47 @@
-//! The ConfigMaps that policies name, watched one by one, and their mirrors.
+//! The ConfigMaps and Secrets that policies name, watched one by one, and their mirrors.
 //!
 //! One by one, since a watch of a whole namespace would bring the controller everything that is in it. The price is a
 //! connection to the API server for each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher::{self, watch_object, watcher};
 use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::mirror::slim;
-use crate::policy::ObjectName;
+use super::error::describe;
+use crate::policy::{CaKind, CaName, CaObject};
 use crate::source::kube::MIRROR_LABEL;
 
 /// Changes that wait to be looked at before the watches wait.
 const QUEUE: usize = 1024;
 
-type Change = (ObjectName, Option<ConfigMap>);
+/// What became of an object; or why it can't be read.
+type Change = (CaName, Result<Option<CaObject>, String>);
 type Mirrors = Pin<Box<dyn Stream<Item = Result<ConfigMap, watcher::Error>> + Send>>;
 
-/// What is known of the ConfigMaps. Dropping it ends the watches.
-pub(super) struct ConfigMaps {
+/// What is known of the objects. Dropping it ends the watches.
+pub(super) struct CaObjects {
     client: Client,
-    watches: HashMap<ObjectName, AbortOnDropHandle<()>>,
+    watches: HashMap<CaName, AbortOnDropHandle<()>>,
     changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
-    known: BTreeMap<ObjectName, Option<ConfigMap>>,
+    known: BTreeMap<CaName, Option<CaObject>>,
+    /// Why others could not be read yet.
+    failures: BTreeMap<CaName, String>,
     mirrors: Mirrors,
     store: reflector::Store<ConfigMap>,
 }
 
-impl ConfigMaps {
+impl CaObjects {
     /// `namespace` is where the mirrors are.
     pub(super) fn new(client: Client, namespace: &str) -> Self {
         let (store, writer) = reflector::store();
@@ -43,7 +49,7 @@ impl ConfigMaps {
         let config = watcher::Config::default().labels(&format!("{MIRROR_LABEL}=true"));
         let mirrors = watcher(api, config)
             .default_backoff()
-            .modify(slim)
+            .modify(|mirror| mirror.metadata.managed_fields = None)
             .reflect(writer)
             .touched_objects();
         Self {
@@ -51,25 +57,34 @@ impl ConfigMaps {
             watches: HashMap::new(),
             changes: mpsc::channel(QUEUE),
             known: BTreeMap::new(),
+            failures: BTreeMap::new(),
             mirrors: Box::pin(mirrors),
             store,
         }
     }
 
     /// Watches these, and no others.
-    pub(super) fn follow(&mut self, names: &BTreeSet<ObjectName>) {
+    pub(super) fn follow(&mut self, names: &BTreeSet<CaName>) {
         self.watches.retain(|name, _| names.contains(name));
         self.known.retain(|name, _| names.contains(name));
+        self.failures.retain(|name, _| names.contains(name));
         for name in names {
-            if !may_exist(&name.name) {
+            if !may_exist(&name.object.name) {
                 self.known.insert(name.clone(), None);
             } else if !self.watches.contains_key(name) {
-                let api = Api::namespaced(self.client.clone(), &name.namespace);
-                let watch = watch(api, name.clone(), self.changes.0.clone());
-                let watch = AbortOnDropHandle::new(tokio::spawn(watch));
+                let watch = match name.kind {
+                    CaKind::ConfigMap => self.start::<ConfigMap>(name),
+                    CaKind::Secret => self.start::<Secret>(name),
+                };
                 self.watches.insert(name.clone(), watch);
             }
         }
+    }
+
+    fn start<K: Watched>(&self, name: &CaName) -> AbortOnDropHandle<()> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &name.object.namespace);
+        let watch = watch(api, name.clone(), self.changes.0.clone());
+        AbortOnDropHandle::new(tokio::spawn(watch))
     }
 
     /// Ends when something has changed; takes in what else has by then.
@@ -87,15 +102,27 @@ impl ConfigMaps {
         }
     }
 
-    fn note(&mut self, (name, config_map): Change) {
-        if self.watches.contains_key(&name) {
-            self.known.insert(name, config_map);
+    fn note(&mut self, (name, found): Change) {
+        if !self.watches.contains_key(&name) {
+            return;
+        }
+        match found {
+            Ok(object) => {
+                self.failures.remove(&name);
+                self.known.insert(name, object);
+            }
+            Err(error) => drop(self.failures.insert(name, error)),
         }
     }
 
-    /// The ConfigMaps that were looked for; `None` for one that does not exist.
-    pub(super) fn known(&self) -> &BTreeMap<ObjectName, Option<ConfigMap>> {
+    /// The objects that were looked for; `None` for one that does not exist.
+    pub(super) fn known(&self) -> &BTreeMap<CaName, Option<CaObject>> {
         &self.known
+    }
+
+    /// Why others can't be read, a sentence each.
+    pub(super) fn failures(&self) -> impl Iterator<Item = &String> {
+        self.failures.values()
     }
 
     /// The mirrors that exist; `None` before they were listed.
@@ -112,25 +139,54 @@ fn note_mirror(mirror: Result<ConfigMap, watcher::Error>) {
     }
 }
 
-async fn watch(api: Api<ConfigMap>, name: ObjectName, changes: mpsc::Sender<Change>) {
-    let watch = watch_object(api, &name.name).default_backoff();
+/// What can be watched as one that holds a CA.
+trait Watched:
+    kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Into<CaObject>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+}
+
+impl Watched for ConfigMap {}
+impl Watched for Secret {}
+
+async fn watch<K: Watched>(api: Api<K>, name: CaName, changes: mpsc::Sender<Change>) {
+    let watch = watch_object(api, &name.object.name).default_backoff();
     pin_mut!(watch);
     let mut failing = false;
     while let Some(found) = watch.next().await {
-        match found {
-            Ok(mut found) => {
+        let change = match found {
+            Ok(found) => {
                 failing = false;
-                found.iter_mut().for_each(slim);
-                if changes.send((name.clone(), found)).await.is_err() {
-                    return;
+                Ok(found.map(Into::into))
+            }
+            // Listed anew until that succeeds, which will be told. Of other errors the end is told only by the next change.
+            Err(watcher::Error::InitialListFailed(error)) => Err(unreadable(&name, &error)),
+            Err(error) => {
+                if !failing {
+                    tracing::warn!("{name} can't be watched: {error}");
                 }
-            }
-            Err(error) if !failing => {
                 failing = true;
-                tracing::warn!("ConfigMap {name} can't be watched: {error}");
+                continue;
             }
-            Err(_) => {}
+        };
+        if changes.send((name.clone(), change)).await.is_err() {
+            return;
         }
+    }
+}
+
+fn unreadable(name: &CaName, error: &kube::Error) -> String {
+    let text = format!("{name} can't be read: {}", describe(error));
+    match (name.kind, error) {
+        (CaKind::Secret, kube::Error::Api(status)) if status.code == 403 => {
+            format!("{text}; those for Secrets are in manifests/components/secrets")
+        }
+        _ => text,
     }
 }
 
