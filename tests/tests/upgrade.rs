@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test's way to fail.
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nodetls_tests::{ADDRESS, CLUSTER_IP, HOST, URL, World, occurrences, policy, service};
 
@@ -40,6 +42,9 @@ fn a_connection_goes_on_across_the_take_over_and_the_old_agent_ends_after_it() {
     assert!(world.curl(&[URL]).ends_with("200"));
     assert_eq!(handshakes(&world), 1.0, "new connections are the second's");
     assert!(!first.has_ended(), "its connection is open");
+    // As the DaemonSet's controller does when the second is ready.
+    first.signal("TERM");
+    sleep(Duration::from_millis(500));
     world.end_of_exchange(exchange);
     assert!(first.wait().success());
     assert_eq!(handshakes(&world), 1.0, "the exchange was the first's");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::{AGENT, Agent, taint};
+use super::{Agent, taint};
 use nodetls_ebpf::Mode;
 
 use crate::pods::netns::current_cookie;
@@ -23,11 +23,11 @@ impl Agent {
         Ok(true)
     }
 
-    /// A newer agent has the maps, and is not ready.
-    fn standby(&self) {
-        const TEXT: &str = "a newer agent is starting, and until it is ready nothing changes here";
-        if self.readiness.set_problem(AGENT, TEXT) {
-            tracing::warn!("{TEXT}");
+    /// A newer agent has the maps, and is not ready. We stay ready: a DaemonSet would end an old pod that is not, whatever
+    /// the new one is.
+    fn standby(&mut self) {
+        if !std::mem::replace(&mut self.standing_by, true) {
+            tracing::warn!("a newer agent is starting, and until it is ready nothing changes here");
         }
     }
 
@@ -35,7 +35,7 @@ impl Agent {
     async fn take_back(&mut self) -> Result<()> {
         tracing::warn!("another agent died before it was ready: taking over again");
         self.epoch = Epoch::take(self.redirect.pins(), &mut self.maps)?;
-        self.readiness.clear(AGENT);
+        self.standing_by = false;
         self.live.update(|facts| facts.epoch = self.epoch.number());
         self.maps.pods.set(current_cookie()?, Mode::Bypass)?;
         self.attach()?;

@@ -7,6 +7,7 @@ mod handover;
 mod inputs;
 mod options;
 mod report;
+mod signals;
 mod taint;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -27,6 +27,7 @@ pub use self::options::Options;
 pub(crate) use self::options::seconds;
 use self::report::conditions;
 pub(crate) use self::report::log_status;
+use self::signals::Signals;
 use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
@@ -70,10 +71,16 @@ pub fn run(options: Options) -> Result<()> {
         .block_on(async {
             let (pins, cache) = (options.pins.clone(), options.cache.clone());
             let mut agent = Agent::start(options).await?;
-            let result = agent.follow().await;
+            let mut signals = Signals::new()?;
+            let result = agent.follow(&mut signals).await;
             let cluster = agent.cluster.as_ref();
+            let in_cluster = cluster.is_some();
             let is_uninstalled = cluster.is_some_and(Cluster::is_being_uninstalled);
-            agent.drain().await;
+            agent.drain(&mut signals).await;
+            if in_cluster && result.is_ok() && !signals.told {
+                // A container that ends is started again, and would take over from the agent that did from us.
+                signals.next().await;
+            }
             if is_uninstalled {
                 tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
                 uninstall::remove(&pins, &cache)?;
@@ -105,6 +112,8 @@ struct Agent {
     source: Source,
     cluster: Option<Cluster>,
     audit: Option<Audit>,
+    /// A newer agent has the maps, and is not ready.
+    standing_by: bool,
     system_roots: Option<Arc<CaBundle>>,
     statuses: Arc<[PolicyStatus]>,
     snapshot: Arc<Snapshot>,
@@ -190,6 +199,7 @@ impl Agent {
             source: inputs.source,
             cluster: inputs.cluster,
             audit,
+            standing_by: false,
             system_roots: roots.bundle,
             statuses: Arc::default(),
             snapshot: Arc::default(),
@@ -221,9 +231,7 @@ impl Agent {
     }
 
     /// Follows changes until a signal, or until another agent has taken over.
-    async fn follow(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn follow(&mut self, signals: &mut Signals) -> Result<()> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -241,8 +249,7 @@ impl Agent {
                         return Ok(());
                     }
                 }
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = signals.next() => return Ok(()),
             }
         }
     }
@@ -369,7 +376,7 @@ impl Agent {
     }
 
     /// Takes no new connections, and lets the open ones end. A second signal ends them at once.
-    async fn drain(self) {
+    async fn drain(self, signals: &mut Signals) {
         let limit = self.drain_timeout;
         self.readiness
             .set_problem(AGENT, "draining: it takes no new connections");
@@ -383,13 +390,11 @@ impl Agent {
         self.proxy.draining.cancel();
         tasks.close();
         let again = async {
-            let mut signals = (
-                signal(SignalKind::terminate()),
-                signal(SignalKind::interrupt()),
-            );
-            if let (Ok(terminate), Ok(interrupt)) = (&mut signals.0, &mut signals.1) {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if !signals.told {
+                // Another agent has taken over, and now we are told to end: we do already.
+                signals.next().await;
             }
+            signals.next().await;
         };
         tokio::select! {
             _ = timeout(limit, tasks.wait()) => {}

@@ -34,6 +34,9 @@ fn listeners(epoch: u64) -> io::Result<Vec<TcpListener>> {
         match bind(ip, LISTENER_PORT) {
             // A process of the pod sits there, or an agent of another layout: any other port will do.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind(ip, 0),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::other(
+                format!("port {LISTENER_PORT} (needs CAP_NET_BIND_SERVICE): {error}"),
+            )),
             result => result,
         }
     })

@@ -58,16 +58,16 @@ impl NetnsThread {
         self.jobs
             .send((Arc::clone(netns), job))
             .map_err(|_| io::Error::other("the netns thread has ended"))?;
-        result
-            .await
-            .map_err(|_| io::Error::other("the network namespace can't be entered"))?
+        result.await.map_err(|_| {
+            io::Error::other("the network namespace can't be entered (needs CAP_SYS_ADMIN)")
+        })?
     }
 }
 
 fn run_in(netns: &File, home: &File, job: Job) {
     if let Err(error) = enter(netns) {
         // Dropping the job tells the caller.
-        tracing::warn!(%error, "a network namespace can't be entered (needs CAP_SYS_ADMIN)");
+        tracing::warn!(%error, "a network namespace can't be entered");
         return;
     }
     job();

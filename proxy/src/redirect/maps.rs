@@ -130,8 +130,10 @@ pub fn bypass_pinned(base: &Path, cookie: u64) -> Result<()> {
         if !pin.exists() {
             continue;
         }
-        let map = MapData::from_pin(&pin)
-            .with_context(|| format!("{} can't be opened (needs CAP_BPF)", pin.display()))?;
+        let map = MapData::from_pin(&pin).with_context(|| {
+            let pin = pin.display();
+            format!("{pin} can't be opened (needs CAP_SYS_ADMIN or CAP_BPF)")
+        })?;
         // In another layout it may be anything; then its programs refuse what they refuse.
         if let Ok(pods) = HashMap::try_from(Map::HashMap(map)) {
             PodModes(pods).set(cookie, Mode::Bypass)?;

@@ -140,9 +140,9 @@ fn load(pins: &Path, ids: IdRange, effect: Effect) -> Result<Ebpf> {
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join("maps").join(name));
     }
-    let mut programs = loader
-        .load(objects::CONNECT)
-        .context("the eBPF maps can't be created (needs CAP_BPF and CAP_NET_ADMIN)")?;
+    let mut programs = loader.load(objects::CONNECT).context(
+        "the eBPF maps can't be created (needs CAP_SYS_ADMIN or CAP_BPF, and CAP_NET_ADMIN)",
+    )?;
     for name in PROGRAMS {
         program(&mut programs, name)?
             .load()

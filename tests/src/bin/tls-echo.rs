@@ -87,7 +87,10 @@ fn server_config(args: &Args) -> Result<ServerConfig> {
         None => builder.with_no_client_auth(),
     };
     // Not with_single_cert, which refuses X.509 v1: what a server may present is the client's to judge.
-    let key = builder.crypto_provider().key_provider.load_private_key(key)?;
+    let key = builder
+        .crypto_provider()
+        .key_provider
+        .load_private_key(key)?;
     let certified = CertifiedKey::new(certificates(&args.cert)?, key);
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -18,7 +18,7 @@ fn the_agent_is_confined_as_far_as_its_work_allows() {
     let expected = json!({
         "allowPrivilegeEscalation": false,
         "appArmorProfile": {"type": "Unconfined"},
-        "capabilities": {"add": ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_PTRACE"], "drop": ["ALL"]},
+        "capabilities": {"add": ["NET_ADMIN", "NET_BIND_SERVICE", "SYS_ADMIN", "SYS_PTRACE"], "drop": ["ALL"]},
         "readOnlyRootFilesystem": true,
         "runAsGroup": 0,
         "runAsUser": 0,
