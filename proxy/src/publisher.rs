@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nodetls_ebpf::{CANARY_ID, IdRange, MAX_TARGETS};
+use nodetls_ebpf::{Address, CANARY_ID, IdRange, MAX_TARGETS};
 use tokio::sync::watch;
 
 use crate::addr::OriginalDst;
@@ -102,11 +102,16 @@ impl Publisher {
         self.retired
             .extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
         self.send();
+        let before: HashMap<Address, u32> = maps.targets.iter().flatten().collect();
         // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
-        self.remove_others(maps, &gone, complete)?;
+        self.remove_others(maps, &before, &gone, complete)?;
         for (address, route) in &self.published {
+            let key = address_key(*address);
+            if before.get(&key) == Some(&route.id) {
+                continue;
+            }
             maps.targets
-                .insert(address_key(*address), route.id, 0)
+                .insert(key, route.id, 0)
                 .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
         }
         self.metrics
@@ -187,6 +192,7 @@ impl Publisher {
     fn remove_others(
         &mut self,
         maps: &mut Maps,
+        before: &HashMap<Address, u32>,
         gone: &[(SocketAddr, Arc<Route>)],
         complete: bool,
     ) -> Result<()> {
@@ -194,21 +200,15 @@ impl Publisher {
             .iter()
             .map(|(address, _)| address_key(*address))
             .collect();
-        let ours: HashMap<_, _> = self
-            .published
+        let published = self.published.keys();
+        let ours: HashSet<_> = published.map(|address| address_key(*address)).collect();
+        let others = before
             .iter()
-            .map(|(address, route)| (address_key(*address), route.id))
-            .collect();
-        let others: Vec<_> = maps
-            .targets
-            .iter()
-            .flatten()
-            .filter(|(key, id)| *id != CANARY_ID && !ours.contains_key(key))
-            .filter(|(key, _)| complete || gone.contains(key))
-            .collect();
+            .filter(|(key, id)| **id != CANARY_ID && !ours.contains(key))
+            .filter(|(key, _)| complete || gone.contains(key));
         for (key, _) in others {
-            maps.targets.remove(&key)?;
-            self.ids.free(maps, key)?;
+            maps.targets.remove(key)?;
+            self.ids.free(maps, *key)?;
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) enum Verb {
     Down,
     /// Build nodetls' image and install it there as `manifests/` says, in place of what is installed
     Install,
+    /// How fast it follows changes, and what an idle agent costs; nodetls is installed there first (10 minutes)
+    Figures,
     /// Nodes, pods, and where the logs are
     Status,
 }
@@ -70,6 +72,12 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
         Verb::Install => {
             let _lock = lock()?;
             install::run()
+        }
+        Verb::Figures => {
+            run(&Verb::Install)?;
+            sh::run(&mut sh::cargo(
+                "run --quiet --locked --package nodetls-e2e --bin figures",
+            ))
         }
         Verb::Status => status(),
     }
