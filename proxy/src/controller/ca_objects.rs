@@ -27,7 +27,7 @@ const QUEUE: usize = 1024;
 
 /// What became of an object; or why it can't be read.
 type Change = (CaName, Result<Option<CaObject>, String>);
-type Mirrors = Pin<Box<dyn Stream<Item = Result<ConfigMap, watcher::Error>> + Send>>;
+type Mirrors = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<ConfigMap>>> + Send>>;
 
 /// What is known of the objects. Dropping it ends the watches.
 pub(super) struct CaObjects {
@@ -50,8 +50,7 @@ impl CaObjects {
         let mirrors = watcher(api, config)
             .default_backoff()
             .modify(|mirror| mirror.metadata.managed_fields = None)
-            .reflect(writer)
-            .touched_objects();
+            .reflect(writer);
         Self {
             client,
             watches: HashMap::new(),
@@ -92,13 +91,14 @@ impl CaObjects {
         tokio::select! {
             // Never `None`: we hold a sender.
             Some(change) = self.changes.1.recv() => self.note(change),
-            Some(mirror) = self.mirrors.next() => note_mirror(mirror),
+            // Also the end of a list without any.
+            Some(event) = self.mirrors.next() => note_mirrors(event),
         }
         while let Ok(change) = self.changes.1.try_recv() {
             self.note(change);
         }
-        while let Some(Some(mirror)) = self.mirrors.next().now_or_never() {
-            note_mirror(mirror);
+        while let Some(Some(event)) = self.mirrors.next().now_or_never() {
+            note_mirrors(event);
         }
     }
 
@@ -133,8 +133,8 @@ impl CaObjects {
 }
 
 /// The store has it already.
-fn note_mirror(mirror: Result<ConfigMap, watcher::Error>) {
-    if let Err(error) = mirror {
+fn note_mirrors(event: watcher::Result<watcher::Event<ConfigMap>>) {
+    if let Err(error) = event {
         tracing::warn!("mirrored ConfigMaps can't be watched: {error}");
     }
 }
