@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Agent;
+use super::{Agent, taint};
 use nodetls_ebpf::Mode;
 
 use crate::pods::netns::current_cookie;
@@ -62,6 +62,10 @@ impl Agent {
         if self.readiness.missing().is_empty() && self.epoch.tell_ready(&mut self.maps)? {
             // Not before: an agent before us may serve what we failed to enrol.
             self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
+            if let Some(cluster) = self.cluster.as_ref().filter(|_| self.remove_taint) {
+                let (client, node) = (cluster.client.clone(), cluster.node.clone());
+                tokio::spawn(taint::remove(client, node));
+            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::pods::lister::Lister;
 use crate::pods::named::NamedNetns;
 use crate::readiness::Readiness;
 use crate::redirect::{bypass_pinned, default_cgroup, is_cgroup2};
-use crate::source::kube::{self as source, Kube, Pods, State};
+use crate::source::kube::{self as source, Kube, Namespaces, Pods, State};
 use crate::source::{Files, Source, Update};
 use crate::status::Live;
 use crate::watch_dir::DirWatcher;
@@ -34,9 +34,23 @@ pub(super) struct Inputs {
 }
 
 pub(super) struct Cluster {
+    pub(super) client: Client,
+    pub(super) node: String,
+    /// Nodetls' own.
+    pub(super) namespace: String,
+    pub(super) namespaces: watch::Receiver<Arc<Namespaces>>,
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) state: watch::Receiver<State>,
     pub(super) events: Events,
+}
+
+impl Cluster {
+    /// Whether nodetls' own Namespace is being deleted, and us with it: nobody comes after us.
+    pub(super) fn is_being_uninstalled(&self) -> bool {
+        let namespaces = self.namespaces.borrow();
+        let own = namespaces.get(&self.namespace);
+        own.is_some_and(|namespace| namespace.terminating)
+    }
 }
 
 impl Inputs {
@@ -89,7 +103,7 @@ impl Inputs {
             None => attach_point(&mut pods)?,
         };
         let wanted = source::Options {
-            namespace,
+            namespace: namespace.clone(),
             cache: Some(options.cache.clone()),
             node: Some(node.clone()),
         };
@@ -117,8 +131,12 @@ impl Inputs {
             cgroup,
             cluster: Some(Cluster {
                 pods: infos,
-                events: Events::start(client, &node, state.clone()),
+                events: Events::start(client.clone(), &node, state.clone()),
                 state,
+                namespaces: kube.namespaces(),
+                client,
+                node,
+                namespace,
             }),
             source: Source::Kube(kube),
         })

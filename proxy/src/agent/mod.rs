@@ -8,6 +8,7 @@ mod inputs;
 mod options;
 mod report;
 mod signals;
+mod taint;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ use crate::source::kube::Pods as PodInfos;
 use crate::source::{Source, Update};
 use crate::status::Live;
 use crate::tls::system_roots;
+use crate::uninstall;
 
 /// How often to look whether anything was missed.
 const RECONCILE: Duration = Duration::from_secs(10);
@@ -67,14 +69,21 @@ pub fn run(options: Options) -> Result<()> {
         .enable_all()
         .build()?
         .block_on(async {
+            let (pins, cache) = (options.pins.clone(), options.cache.clone());
             let mut agent = Agent::start(options).await?;
-            let in_cluster = agent.cluster.is_some();
             let mut signals = Signals::new()?;
             let result = agent.follow(&mut signals).await;
+            let cluster = agent.cluster.as_ref();
+            let in_cluster = cluster.is_some();
+            let is_uninstalled = cluster.is_some_and(Cluster::is_being_uninstalled);
             agent.drain(&mut signals).await;
             if in_cluster && result.is_ok() && !signals.told {
                 // A container that ends is started again, and would take over from the agent that did from us.
                 signals.next().await;
+            }
+            if is_uninstalled {
+                tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
+                uninstall::remove(&pins, &cache)?;
             }
             result
         })
@@ -118,6 +127,7 @@ struct Agent {
     readiness: Readiness,
     live: Live,
     starting: Option<Pending>,
+    remove_taint: bool,
 }
 
 impl Agent {
@@ -202,6 +212,7 @@ impl Agent {
             readiness,
             live,
             starting: Some(starting),
+            remove_taint: options.remove_taint,
         };
         // First of all, before any connect: a policy must never lock us out ourselves.
         agent.maps.pods.set(own_cookie, Mode::Bypass)?;

@@ -48,6 +48,9 @@ pub struct Options {
     /// Namespaces whose pods are left alone unless they say `nodetls.io/redirect: enabled`
     #[arg(long, value_name = "NAME", num_args = 0.., default_value = "kube-system")]
     pub exclude_namespace: Vec<String>,
+    /// Remove the taint nodetls.io/agent-not-ready from the node when the agent is ready
+    #[arg(long, requires = "node")]
+    pub remove_taint: bool,
     /// Directory for the last objects, with which an agent goes on that starts while the API server is away
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nodetls")]
     pub cache: PathBuf,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use kube::api::{DynamicObject, ListParams, PartialObjectMeta};
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -25,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::lease::Lease;
 pub use self::reconcile::{Controller, Failures};
+use self::status_writer::{Outcome, StatusWriter, Wanted};
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::metrics::Metrics;
-use crate::policy::Objects;
+use crate::policy::{BackendTlsPolicy, ObjectName, Objects, PolicyStatus};
 use crate::readiness::Readiness;
 use crate::source::kube::{self as source, Kube};
 use crate::tls::system_roots;
@@ -183,6 +185,59 @@ pub async fn run(
     }
     lease.release().await;
     Ok(())
+}
+
+/// Removes our entries of all policies' statuses, when no controller runs any more. How many policies there are.
+///
+/// # Errors
+/// Which statuses could not be written, and why.
+pub(crate) async fn remove_statuses(client: Client) -> Result<usize, String> {
+    let mut writer = StatusWriter::new(client.clone());
+    let Some(resource) = writer.served().await? else {
+        return Ok(0);
+    };
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let list = api.list_metadata(&ListParams::default()).await;
+    let list = list.map_err(|error| error::describe(&error))?;
+    let policies: Vec<_> = list.items.into_iter().map(emptied).collect();
+    let wanted = policies
+        .iter()
+        .map(|(policy, compiled)| Wanted { policy, compiled });
+    let (_, outcomes) = writer.write(wanted.collect()).await?;
+    let failed = outcomes
+        .iter()
+        .filter_map(|(wanted, outcome)| match outcome {
+            Outcome::Right { .. } => None,
+            Outcome::Outdated => Some(format!(
+                "{}: it has changed meanwhile",
+                wanted.compiled.policy
+            )),
+            Outcome::Failed(error) => Some(format!("{}: {error}", wanted.compiled.policy)),
+        });
+    let failed: Vec<_> = failed.collect();
+    match failed.is_empty() {
+        true => Ok(policies.len()),
+        false => Err(failed.join("; ")),
+    }
+}
+
+/// A policy of which nothing is told.
+fn emptied(object: PartialObjectMeta<DynamicObject>) -> (BackendTlsPolicy, PolicyStatus) {
+    let metadata = object.metadata;
+    let name = (metadata.namespace.clone(), metadata.name.clone());
+    let name = ObjectName::new(name.0.unwrap_or_default(), name.1.unwrap_or_default());
+    let compiled = PolicyStatus {
+        policy: name,
+        generation: metadata.generation,
+        ancestors: Vec::new(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let policy = BackendTlsPolicy {
+        metadata,
+        ..BackendTlsPolicy::default()
+    };
+    (policy, compiled)
 }
 
 /// The host name: in a pod, its name.

@@ -124,22 +124,29 @@ impl StatusWriter {
     }
 
     async fn resource(&mut self) -> Result<ApiResource, String> {
+        self.served().await?.ok_or_else(|| {
+            let versions = VERSIONS.join(" or ");
+            format!(
+                "{KIND} ({GROUP}) is not served as {versions}: install the CRDs of Gateway API 1.4 or newer"
+            )
+        })
+    }
+
+    /// How policies are named in the best version that is served; `None` when there is none.
+    pub(super) async fn served(&mut self) -> Result<Option<ApiResource>, String> {
         if let Some(resource) = &self.resource {
-            return Ok(resource.clone());
+            return Ok(Some(resource.clone()));
         }
         for version in VERSIONS {
             let kind = GroupVersionKind::gvk(GROUP, version, KIND);
             match within(TIMEOUT, discovery::pinned_kind(&self.client, &kind)).await {
-                Ok((resource, _)) => return Ok(self.resource.insert(resource).clone()),
+                Ok((resource, _)) => return Ok(Some(self.resource.insert(resource).clone())),
                 Err(kube::Error::Discovery(DiscoveryError::MissingKind(_))) => {}
                 Err(error) if is_not_found(&error) => {}
                 Err(error) => return Err(describe(&error)),
             }
         }
-        let versions = VERSIONS.join(" or ");
-        Err(format!(
-            "{KIND} ({GROUP}) is not served as {versions}: install the CRDs of Gateway API 1.4 or newer"
-        ))
+        Ok(None)
     }
 }
 

@@ -1,12 +1,21 @@
 //! What the end-to-end tests share: kubectl of the running cluster, and a namespace for each test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A broken cluster is a failed test.
 
+mod backend;
+mod curl;
+pub mod envoy_gateway;
+pub mod nodetls;
+mod steps;
+
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
 pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
+
+pub use backend::client;
+pub use curl::Answer;
 
 /// A namespace, removed with all in it when this is dropped.
 pub struct Namespace(pub String);
@@ -54,11 +63,9 @@ impl Namespace {
         self.kubectl(&["wait", &condition, object, "--timeout=60s"]);
     }
 
-    /// What `command` prints in a pod's container, whether it works or not.
+    /// What `command` prints in a pod, whether it works or not; `pod` may be `POD/CONTAINER`.
     pub fn exec(&self, pod: &str, command: &[&str]) -> String {
-        let exec = ["--namespace", &self.0, "exec", pod, "--"];
-        let output = Command::new(KUBECTL).args(exec).args(command).output();
-        text(&output.unwrap())
+        text(&exec(&self.0, pod, command))
     }
 }
 
@@ -66,6 +73,7 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let delete = ["delete", "namespace", &self.0, "--wait=false"];
         let _ = Command::new(KUBECTL).args(delete).output();
+        let _ = std::fs::remove_dir_all(self.files());
     }
 }
 
@@ -84,11 +92,41 @@ pub fn kubectl(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs `command` in a pod, which may be `POD/CONTAINER`.
+pub fn exec(namespace: &str, pod: &str, command: &[&str]) -> Output {
+    let (pod, container) = pod.split_once('/').unwrap_or((pod, ""));
+    let mut exec = Command::new(KUBECTL);
+    exec.args(["--namespace", namespace, "exec", pod]);
+    // Without one it is the first; kubectl says so only on standard error.
+    if !container.is_empty() {
+        exec.args(["--container", container]);
+    }
+    exec.arg("--").args(command).output().unwrap()
+}
+
+/// A command in a node's mount and network namespaces.
+pub fn on_node(node: &str, command: &[&str]) -> Command {
+    let mut enter = Command::new(format!("/var/lib/nodetls-cluster/{node}/enter"));
+    enter.args(command);
+    enter
+}
+
 /// Polls until `condition` holds; the test fails after 30 s.
 pub fn wait(what: &str, condition: impl Fn() -> bool) {
+    until(what, || condition().then_some(()).ok_or(""));
+}
+
+/// Polls until there is an answer; the test fails with the last error after 30 s.
+pub fn until<T, E: std::fmt::Display>(what: &str, ask: impl Fn() -> Result<T, E>) -> T {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(
+                Instant::now() < deadline,
+                "{what}: not within 30 s: {error}"
+            ),
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }

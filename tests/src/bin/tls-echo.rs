@@ -1,5 +1,6 @@
 //! A TLS server that tells each client what it saw of the request and of its TLS session, as JSON
-//! in the manner of the Gateway API conformance echo server. For the demo and the tests.
+//! in the manner of the Gateway API conformance echo server, whose variables for the certificate it
+//! knows too. For the demo and the tests.
 //!
 //! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, any other path the JSON.
 
@@ -23,6 +24,7 @@ use hyper_util::server::conn::auto;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,10 +36,10 @@ use tokio_rustls::TlsAcceptor;
 #[command(name = "tls-echo")]
 struct Args {
     /// The server's certificate and its intermediates, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TLS_SERVER_CERT")]
     cert: PathBuf,
     /// The certificate's private key, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TLS_SERVER_PRIVKEY")]
     key: PathBuf,
     /// Addresses to listen on, such as 0.0.0.0:8443; port 0 takes a free one
     #[arg(long, value_name = "ADDR", required = true, num_args = 1..)]
@@ -84,7 +86,13 @@ fn server_config(args: &Args) -> Result<ServerConfig> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates(&args.cert)?, key)?;
+    // Not with_single_cert, which refuses X.509 v1: what a server may present is the client's to judge.
+    let key = builder
+        .crypto_provider()
+        .key_provider
+        .load_private_key(key)?;
+    let certified = CertifiedKey::new(certificates(&args.cert)?, key);
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -11,8 +11,10 @@ use crate::demo::world::built;
 use crate::oci::Image;
 use crate::sh;
 
-/// Programs of the client's image, besides our own.
-const CLIENT: [&str; 8] = ["sh", "curl", "openssl", "cat", "env", "ls", "sleep", "true"];
+/// Programs of the client's image, besides our own; the last four make a network namespace as Docker does.
+const CLIENT: [&str; 12] = [
+    "sh", "curl", "openssl", "cat", "env", "ls", "sleep", "true", "ip", "nft", "nsenter", "unshare",
+];
 const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
 
 /// Builds all into `directory`, as `NAME.tar`; in the cluster they are `nodetls.test/NAME:1`.

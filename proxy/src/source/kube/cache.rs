@@ -123,6 +123,16 @@ pub(super) fn write(dir: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Removes what was kept, and the directory if that was all and it is no mount of its own.
+pub(crate) fn forget(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(path(dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let _ = fs::remove_dir(dir);
+    Ok(())
+}
+
 /// Where the objects are kept.
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)

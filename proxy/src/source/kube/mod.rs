@@ -31,6 +31,7 @@ mod store;
 mod tests;
 mod watch;
 
+pub(crate) use cache::forget;
 pub use crd::Crd;
 pub(crate) use crd::policies;
 pub(crate) use mirror::mirror_source;

@@ -21,6 +21,9 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
     /// Its annotations, but for kubectl's copy of the object.
     pub annotations: BTreeMap<String, String>,
+    /// Whether it is being deleted, with all that is in it.
+    #[serde(default)]
+    pub terminating: bool,
 }
 
 pub(super) fn policy(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
@@ -49,6 +52,7 @@ pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Name
     Some(Namespace {
         labels,
         annotations,
+        terminating: object.metadata.deletion_timestamp.is_some(),
     })
 }
 

@@ -239,6 +239,7 @@ fn objects() -> (Objects, Namespaces) {
     };
     let namespace = Namespace {
         labels: BTreeMap::from([("nodetls.io/redirect".to_owned(), "disabled".to_owned())]),
+        terminating: false,
         annotations: BTreeMap::new(),
     };
     (objects, BTreeMap::from([("shop".to_owned(), namespace)]))

@@ -1,43 +1,25 @@
-//! `nodetls uninstall`: takes everything of ours out of the kernel.
+//! One machine: pins, cgroups of commands, the kept objects.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Args;
 
-use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::exec;
 use crate::redirect::{has_living_agent, layouts, remove_pins};
+use crate::source::kube::forget;
 
-/// Removes the programs, links and maps pinned by an agent, and says what it removed. Needs root.
-///
-/// From then on connections to targeted Services are what they were before: plaintext, if the clients speak plaintext.
-/// An agent must not be running, nor a command of `nodetls exec`.
-///
-/// Examples:
-///   nodetls uninstall
-#[derive(Args, Clone, Debug)]
-#[command(verbatim_doc_comment)]
-pub struct Options {
-    /// Directory of the agent's pins
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
-    pub pins: PathBuf,
-}
-
-/// Removes what agents and ended commands have pinned below the directory, and the cgroups of those commands.
+/// Removes what is pinned below `base`, and the objects kept in `cache`.
 ///
 /// # Errors
 /// When an agent or a command is running, or something stays.
-pub fn run(options: &Options) -> Result<()> {
-    let base = &options.pins;
-    init_logging(LogFormat::Text, "warn", LogTo::Stderr)?;
+pub(crate) fn remove(base: &Path, cache: &Path) -> Result<()> {
     let exists = base
         .try_exists()
         .with_context(|| format!("{} can't be looked at: this needs root", base.display()))?;
     if !exists {
         println!("nothing to remove: {} does not exist", base.display());
-        return Ok(());
+        return forget_objects(cache);
     }
     let _no_new_commands = exec::collect_stale(base).context("what `nodetls exec` left")?;
     let layouts = layouts(base);
@@ -72,5 +54,10 @@ pub fn run(options: &Options) -> Result<()> {
     let _ = fs::remove_dir(base.join(exec::EXEC));
     let _ = fs::remove_dir(base);
     println!("{} pins removed", removed.len());
-    Ok(())
+    forget_objects(cache)
+}
+
+fn forget_objects(cache: &Path) -> Result<()> {
+    forget(cache)
+        .with_context(|| format!("the objects kept in {} can't be removed", cache.display()))
 }

@@ -1,0 +1,187 @@
+//! The agents restart, or are away for a while. In a file of its own, and one test at a time: meanwhile connections are
+//! refused, and other tests' too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nodetls_e2e::{Namespace, kubectl, nodetls, wait};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const URL: &str = "http://server/";
+/// No policy is for it.
+const UNTARGETED: [&str; 2] = ["-k", "https://kubernetes.default.svc/version"];
+
+/// Asks without a pause, and prints each status, and why there was none.
+const LOOP: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: loop}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node1}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: loop
+    image: nodetls.test/client:1
+    command:
+    - sh
+    - -c
+    - while :; do curl -s -o /dev/null -m 5 -w '%{http_code} %{errormsg}\n' http://server/; sleep 0.05; done
+";
+
+fn ours(arguments: &[&str]) -> String {
+    kubectl(&[&["--namespace", nodetls::NAMESPACE], arguments].concat())
+}
+
+/// Waits until the agents of all nodes are Ready.
+fn agents_ready() {
+    ours(&[
+        "rollout",
+        "status",
+        "daemonset/nodetls-agent",
+        "--timeout=90s",
+    ]);
+}
+
+/// No node has an agent; all have again when this is dropped.
+struct Away;
+
+impl Away {
+    fn send() -> Self {
+        let away = Self;
+        away.select("\"true\"");
+        let agents = [
+            "get",
+            "pods",
+            "--selector=app.kubernetes.io/component=agent",
+            "--output=name",
+        ];
+        wait("the agents are gone", || ours(&agents).is_empty());
+        away
+    }
+
+    fn select(&self, value: &str) {
+        let patch = format!(
+            r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"nodetls.io/nowhere":{value}}}}}}}}}}}"#
+        );
+        ours(&[
+            "patch",
+            "daemonset",
+            "nodetls-agent",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ]);
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.select("null");
+        agents_ready();
+    }
+}
+
+#[test]
+fn pods_from_before_during_and_after_a_restart() {
+    let _alone = alone();
+    let namespace = Namespace::with_backend("e2e-restart");
+    namespace.clients(&[("before", "node1")]);
+    namespace.until_ok("before", URL);
+    let plaintext = namespace.plaintext();
+    namespace.apply(LOOP);
+    namespace.wait("pod/loop", "condition=Ready");
+
+    let agent = nodetls::agent("node1");
+    ours(&["delete", "pod", &agent, "--wait=false"]);
+    namespace.clients(&[("during", "node1")]);
+    namespace.until_ok("during", URL);
+    assert_ne!(nodetls::agent("node1"), agent);
+
+    let away = Away::send();
+    namespace.clients(&[("without", "node1")]);
+    for pod in ["before", "during", "without"] {
+        let answer = namespace.curl(pod, &[URL]);
+        assert_eq!(answer.status, 0, "{pod}: {answer:?}");
+        assert!(
+            answer.error.contains("Couldn't connect"),
+            "{pod}: {answer:?}"
+        );
+        // Nothing else is touched.
+        assert_eq!(namespace.curl(pod, &UNTARGETED).status, 200, "{pod}");
+    }
+    drop(away);
+    namespace.clients(&[("after", "node1")]);
+    for pod in ["before", "during", "without", "after"] {
+        namespace.until_ok(pod, URL);
+    }
+
+    let asked = namespace.kubectl(&["logs", "loop"]);
+    let (answered, failed): (Vec<_>, Vec<_>) =
+        asked.lines().partition(|line| line.starts_with("200"));
+    assert!(answered.len() > 10 && !failed.is_empty(), "{asked}");
+    let refused = |line: &&str| line.starts_with("000 ");
+    assert!(failed.iter().all(refused), "{asked}");
+    assert_eq!(namespace.plaintext(), plaintext);
+}
+
+/// The API server itself as the target: its CA is in each namespace.
+const API_SERVER: &str = r#"
+kubectl --namespace=default apply -f - <<EOF
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: e2e-kubernetes}
+spec:
+  targetRefs: [{group: "", kind: Service, name: kubernetes}]
+  validation:
+    hostname: kubernetes.default.svc
+    caCertificateRefs: [{group: "", kind: ConfigMap, name: kube-root-ca.crt}]
+EOF
+"#;
+
+/// Removed when this is dropped.
+struct Policy;
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        kubectl(&[
+            "--namespace=default",
+            "delete",
+            "backendtlspolicy",
+            "e2e-kubernetes",
+        ]);
+    }
+}
+
+#[test]
+fn a_policy_for_the_api_server_does_not_lock_the_agents_out() {
+    let _alone = alone();
+    let namespace = Namespace::new("e2e-api-server");
+    namespace.clients(&[("client", "node1")]);
+    let url = "http://kubernetes.default.svc:443/version";
+    let answer = namespace.curl("client", &[url]);
+    assert_eq!(answer.status, 400, "{answer:?}");
+
+    namespace.steps(API_SERVER);
+    let _policy = Policy;
+    let version = namespace.until_ok("client", url);
+    assert!(version.contains("\"gitVersion\""), "{version}");
+    // Who speaks TLS to it, such as all controllers, still does.
+    assert_eq!(namespace.curl("client", &UNTARGETED).status, 200);
+
+    // Agents start with the policy in force, and follow what comes then.
+    ours(&[
+        "delete",
+        "pods",
+        "--selector=app.kubernetes.io/component=agent",
+    ]);
+    agents_ready();
+    namespace.until_ok("client", url);
+    let later = Namespace::with_backend("e2e-api-server-later");
+    later.clients(&[("client", "node1")]);
+    later.until_ok("client", URL);
+}

@@ -1,0 +1,107 @@
+//! Uninstalling, as the documents say, and by deleting everything at once. Each ends with nodetls installed again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::{Mutex, PoisonError};
+
+use nodetls_e2e::{Namespace, kubectl, nodetls, on_node, text, until, wait};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+const NODES: [&str; 2] = ["node1", "node2"];
+const URL: &str = "http://server/";
+/// Where `cargo xtask cluster install` left what it applied.
+const INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/image/install");
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
+const OURS: &str = "--selector=app.kubernetes.io/part-of=nodetls";
+
+/// Installs again when dropped.
+struct Install;
+
+impl Drop for Install {
+    fn drop(&mut self) {
+        let gone = "--for=delete";
+        let timeout = "--timeout=60s";
+        kubectl(&["wait", gone, "namespace/nodetls-system", timeout]);
+        kubectl(&["apply", "--kustomize", INSTALLED]);
+        for workload in ["daemonset/nodetls-agent", "deployment/nodetls-controller"] {
+            let status = ["--namespace", nodetls::NAMESPACE, "rollout", "status"];
+            kubectl(&[&status[..], &[workload, "--timeout=90s"]].concat());
+        }
+    }
+}
+
+/// A namespace with a targeted server and a client, and our entry in the policy's status.
+fn served(name: &str) -> Namespace {
+    let namespace = Namespace::with_backend(name);
+    namespace.clients(&[("client", "node1")]);
+    namespace.until_ok("client", URL);
+    wait("the policy has a status", || {
+        ancestors(&namespace).contains("nodetls.io/controller")
+    });
+    namespace
+}
+
+fn ancestors(namespace: &Namespace) -> String {
+    let ancestors = "--output=jsonpath={.status.ancestors}";
+    namespace.kubectl(&["get", "backendtlspolicy", "server", ancestors])
+}
+
+/// Nothing is left on any node, and clients connect as they did before.
+fn assert_clean(namespace: &Namespace) {
+    for node in NODES {
+        until(&format!("{node} is clean"), || {
+            let look = "ls /sys/fs/bpf; ls /var/lib/nodetls 2>/dev/null";
+            let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        });
+    }
+    let answer = namespace.curl("client", &[URL]);
+    assert_eq!(
+        answer.status, 400,
+        "the server's word for plaintext: {answer:?}"
+    );
+    let listeners = namespace.exec("client", &["cat", "/proc/net/tcp"]);
+    let listening = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
+    assert_eq!(
+        listeners.lines().filter(listening).count(),
+        0,
+        "{listeners}"
+    );
+    let kinds = "clusterroles,clusterrolebindings";
+    until("our rights are gone", || {
+        let left = kubectl(&["get", kinds, OURS, "--output=name"]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+#[test]
+fn the_documented_way_leaves_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let namespace = served("e2e-uninstall");
+    let again = Install;
+    kubectl(&["apply", "--kustomize", &format!("{MANIFESTS}/uninstall")]);
+    let gone = [
+        "wait",
+        "--for=delete",
+        "namespace/nodetls-system",
+        "--timeout=120s",
+    ];
+    kubectl(&gone);
+    assert_clean(&namespace);
+    assert_eq!(ancestors(&namespace), "");
+    drop(again);
+    namespace.until_ok("client", URL);
+}
+
+#[test]
+fn deleting_everything_at_once_leaves_no_pins() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let namespace = served("e2e-delete");
+    let again = Install;
+    kubectl(&["delete", "--kustomize", INSTALLED, "--timeout=90s"]);
+    assert_clean(&namespace);
+    // Nobody was left who could remove it; a new controller goes on from it.
+    assert!(ancestors(&namespace).contains("nodetls.io/controller"));
+    drop(again);
+    namespace.until_ok("client", URL);
+}
