@@ -1,6 +1,8 @@
 //! Several agents on one node: which one is in charge, and how it passes from one to the next without a gap.
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Agent, taint};
 use nodetls_ebpf::Mode;
@@ -8,11 +10,17 @@ use nodetls_ebpf::Mode;
 use crate::pods::netns::current_cookie;
 use crate::redirect::{Charge, Epoch, remove_foreign};
 
+/// How long an agent may take to be ready while another serves.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Agent {
     /// Looks who is in charge, and does what follows. False when we are to drain.
     pub(super) async fn keep_charge(&mut self) -> Result<bool> {
         match self.epoch.charge(&self.maps)? {
-            Charge::Ours => self.settle()?,
+            Charge::Ours => {
+                self.settle()?;
+                self.give_up()?;
+            }
             Charge::Starting => self.standby(),
             Charge::Vacant => self.take_back().await?,
             Charge::Superseded => {
@@ -29,6 +37,21 @@ impl Agent {
         if !std::mem::replace(&mut self.standing_by, true) {
             tracing::warn!("a newer agent is starting, and until it is ready nothing changes here");
         }
+    }
+
+    /// One that can't get ready keeps an agent before us from following changes: better that one alone than neither.
+    fn give_up(&self) -> Result<()> {
+        let missing = self.readiness.missing();
+        ensure!(
+            missing.is_empty()
+                || self.epoch.has_been_ready(&self.maps)?
+                || self.since.elapsed() < PATIENCE
+                || !self.epoch.has_living_elders(),
+            "not ready after {} s, while another agent serves, which now goes on: {}",
+            PATIENCE.as_secs(),
+            missing.join("; ")
+        );
+        Ok(())
     }
 
     /// A newer agent died before it was ready: all is as if it had never been.

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::audit::Audit;
 use self::inputs::{Cluster, Inputs};
@@ -128,6 +128,7 @@ struct Agent {
     live: Live,
     starting: Option<Pending>,
     remove_taint: bool,
+    since: Instant,
 }
 
 impl Agent {
@@ -213,6 +214,7 @@ impl Agent {
             live,
             starting: Some(starting),
             remove_taint: options.remove_taint,
+            since: Instant::now(),
         };
         // First of all, before any connect: a policy must never lock us out ourselves.
         agent.maps.pods.set(own_cookie, Mode::Bypass)?;

@@ -85,11 +85,16 @@ impl Epoch {
 
     /// Tells the agents before us that they can go. True the first time.
     pub fn tell_ready(&self, maps: &mut Maps) -> Result<bool> {
-        if maps.epoch(EPOCH_READY)? == self.number {
+        if self.has_been_ready(maps)? {
             return Ok(false);
         }
         maps.set_epoch(EPOCH_READY, self.number)?;
         Ok(true)
+    }
+
+    /// Whether [`Epoch::tell_ready`] has been called.
+    pub fn has_been_ready(&self, maps: &Maps) -> Result<bool> {
+        Ok(maps.epoch(EPOCH_READY)? == self.number)
     }
 
     /// Whether an agent before us still lives.

@@ -18,23 +18,26 @@ const NEEDED: [(&str, &str); 3] = [
 /// Kernels before 6.9 want it for a sockmap, whoever has SYS_ADMIN (`sock_map_alloc` of net/core/sock_map.c).
 const OLDER_KERNELS: &str = "NET_ADMIN";
 
-/// A pod in which ports below 1024 need the capability, as they do where containerd is not told otherwise.
+/// On every node a pod in which ports below 1024 need the capability, as they do where containerd is not told otherwise.
 const PRIVILEGED_PORTS: &str = "
-apiVersion: v1
-kind: Pod
+apiVersion: apps/v1
+kind: DaemonSet
 metadata: {name: client}
 spec:
-  nodeSelector: {kubernetes.io/hostname: node1}
-  terminationGracePeriodSeconds: 0
-  securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1024'}]}
-  containers: [{name: client, image: 'nodetls.test/client:1'}]
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata: {labels: {app: client}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1024'}]}
+      containers: [{name: client, image: 'nodetls.test/client:1'}]
 ";
 
 #[test]
 fn without_any_of_its_capabilities_an_agent_says_so_and_the_old_one_goes_on() {
     let namespace = Namespace::new("e2e-capabilities");
     namespace.apply(PRIVILEGED_PORTS);
-    namespace.wait("pod/client", "condition=Ready");
+    namespace.kubectl(&["rollout", "status", "daemonset/client", "--timeout=60s"]);
     let before = pods();
     let all = capabilities(&get("daemonset/nodetls-agent")["spec"]["template"]["spec"]);
     let names = NEEDED.iter().map(|(name, _)| *name);
@@ -51,7 +54,7 @@ fn without_any_of_its_capabilities_an_agent_says_so_and_the_old_one_goes_on() {
         let told = || {
             let new = pods();
             let mut new = new.iter().filter(|pod| capabilities(&pod["spec"]) == rest);
-            new.any(|pod| on_node1(pod) && !is_ready(pod) && log(pod).contains(message))
+            new.any(|pod| !is_ready(pod) && log(pod).contains(message))
         };
         wait(
             &format!("without {missing}: {message:?} in the agent's log"),
@@ -121,10 +124,6 @@ fn pods() -> Vec<Value> {
 fn capabilities(spec: &Value) -> Vec<String> {
     let names = &spec["containers"][0]["securityContext"]["capabilities"]["add"];
     serde_json::from_value(names.clone()).unwrap()
-}
-
-fn on_node1(pod: &Value) -> bool {
-    pod["spec"]["nodeName"] == "node1"
 }
 
 fn is_ready(pod: &Value) -> bool {

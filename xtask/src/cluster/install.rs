@@ -16,12 +16,12 @@ const NAMESPACE: &str = "nodetls-system";
 ///
 /// # Errors
 /// No cluster, a build that fails, or pods that do not become ready: with their logs.
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(profile: Profile) -> Result<()> {
     if !ready()? {
         bail!("the cluster is not up: `cargo xtask cluster up`");
     }
     let progress = Progress::start();
-    let built = image::build(Profile::Release, image::default_archive())?;
+    let built = image::build(profile, image::default_archive())?;
     progress.say("nodetls' image is built");
 
     let programs = programs::directory()?;

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use self::node::NODES;
+use crate::image::Profile;
 use crate::{interrupt, setup, sh};
 
 /// All that the running cluster keeps; the same for every checkout, as a machine has room for one cluster.
@@ -34,7 +35,11 @@ pub(crate) enum Verb {
     /// End it and remove all that it made, except what was built
     Down,
     /// Build nodetls' image and install it there as `manifests/` says, in place of what is installed
-    Install,
+    Install {
+        /// How the binary is compiled: `release` for measurements
+        #[arg(long, value_enum, default_value_t = Profile::Dev)]
+        profile: Profile,
+    },
     /// How fast it follows changes, and what an idle agent costs; nodetls is installed there first (10 minutes)
     Figures,
     /// Nodes, pods, and where the logs are
@@ -69,12 +74,14 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
             let _lock = lock()?;
             down::run()
         }
-        Verb::Install => {
+        Verb::Install { profile } => {
             let _lock = lock()?;
-            install::run()
+            install::run(*profile)
         }
         Verb::Figures => {
-            run(&Verb::Install)?;
+            run(&Verb::Install {
+                profile: Profile::Release,
+            })?;
             sh::run(&mut sh::cargo(
                 "run --quiet --locked --package nodetls-e2e --bin figures",
             ))
@@ -95,7 +102,9 @@ pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
     if !ready()? {
         bail!("the cluster is not up: `cargo xtask cluster up`");
     }
-    run(&Verb::Install)?;
+    run(&Verb::Install {
+        profile: Profile::Dev,
+    })?;
     for test in ["kube_source", "controller"] {
         let mut cargo = sh::cargo("test --locked --package nodetls-tests --features cluster");
         cargo.args(["--test", test, "--"]).args(arguments);
