@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::api::DynamicObject;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::controller::events::{self as controller, Notice};
 use crate::proxy::Failing;
-use crate::source::kube::{State, chain, policies};
+use crate::source::kube::{State, policies};
 
 /// The API server keeps an Event for an hour; then it may be said again.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -27,8 +26,7 @@ impl Events {
     pub(super) fn start(client: Client, node: &str, state: watch::Receiver<State>) -> Self {
         let (failing, receiver) = watch::channel(Arc::from([]));
         let writer = Writer {
-            events: controller::Events::new(client.clone(), node),
-            client,
+            events: controller::Events::new(client, node),
             state,
             told: HashMap::new(),
         };
@@ -50,7 +48,6 @@ impl Events {
 }
 
 struct Writer {
-    client: Client,
     events: controller::Events,
     state: watch::Receiver<State>,
     /// When each was told.
@@ -63,7 +60,8 @@ impl Writer {
             let now = Arc::clone(&failing.borrow_and_update());
             self.told.retain(|_, since| since.elapsed() < AGAIN);
             for one in now.iter() {
-                let what = format!("{} {} {}", one.policy, one.port(), one.failure.reason);
+                let uid = one.policy_uid.as_deref().unwrap_or_default();
+                let what = format!("{uid} {} {}", one.port(), one.failure.reason);
                 if self.told.contains_key(&what) {
                     continue;
                 }
@@ -87,13 +85,6 @@ impl Writer {
         let (Some(version), policy) = (version, &failing.policy) else {
             return Err("BackendTLSPolicy is not served".to_owned());
         };
-        let resource = policies(version);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &policy.namespace, &resource);
-        let found = api.get_metadata_opt(&policy.name).await;
-        let Some(found) = found.map_err(|error| chain(&error))? else {
-            return Ok(());
-        };
         let note = format!(
             "Service {}: TLS handshakes fail ({}): {}",
             failing.port(),
@@ -101,7 +92,9 @@ impl Writer {
             failing.failure
         );
         let notice = Notice::new("Handshake", "HandshakeFailed", &note);
-        let uid = found.metadata.uid.as_deref();
-        self.events.tell(&resource, policy, uid, vec![notice]).await
+        let uid = failing.policy_uid.as_deref();
+        self.events
+            .tell(&policies(version), policy, uid, vec![notice])
+            .await
     }
 }

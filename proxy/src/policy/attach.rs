@@ -65,6 +65,7 @@ impl<'a> Attached<'a> {
                             service: view.name.clone(),
                             port: port.number,
                             policy: policy.name.clone(),
+                            policy_uid: policy.uid.clone(),
                             plan: plan.clone(),
                             upstream: slices.upstream(view.name, port.name, *ip),
                         });

@@ -61,6 +61,7 @@ pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
 /// A policy, read: what it asks for, whatever its targets are.
 struct Policy<'a> {
     name: &'a ObjectName,
+    uid: Option<String>,
     generation: Option<i64>,
     spec: Spec,
     /// What its author should know of the spec, although it is no mistake.
@@ -98,6 +99,7 @@ impl<'a> Policy<'a> {
         };
         Self {
             name,
+            uid: policy.metadata.uid.clone(),
             generation,
             spec,
             warnings: unknown::unknown_fields(&policy.spec),

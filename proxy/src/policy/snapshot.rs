@@ -50,6 +50,8 @@ pub struct Target {
     pub port: u16,
     /// The winning BackendTLSPolicy.
     pub policy: ObjectName,
+    /// Its `metadata.uid`, which tells it from an earlier one of the same name; `None` in files.
+    pub policy_uid: Option<String>,
     /// How to originate TLS; or why not, in which case every plaintext connection is refused (fail closed).
     pub plan: Result<Arc<Origination>, Refusal>,
     /// Where to dial.

@@ -40,6 +40,8 @@ pub struct Failing {
     pub port: u16,
     /// Its policy.
     pub policy: ObjectName,
+    /// The policy's `metadata.uid`.
+    pub policy_uid: Option<String>,
     /// The failure.
     pub failure: Failure,
 }
@@ -113,6 +115,7 @@ impl Route {
             service: self.target.service.clone(),
             port: self.target.port,
             policy: self.target.policy.clone(),
+            policy_uid: self.target.policy_uid.clone(),
             failure,
         })
     }
