@@ -36,6 +36,8 @@ fn replace_crd(file: &str) {
         CRD,
         "--timeout=60s",
     ]);
+    // kubectl remembers for ten minutes which versions are served, unless it lists them.
+    kubectl(&["api-resources", "--api-group=gateway.networking.k8s.io"]);
 }
 
 /// The CRD that `cargo xtask cluster up` installed; it is again when this is dropped.
