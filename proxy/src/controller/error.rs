@@ -38,6 +38,15 @@ pub(super) fn is_conflict(error: &kube::Error) -> bool {
     code(error) == Some(409)
 }
 
+/// The namespace is being deleted, and takes no new object.
+pub(super) fn is_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// The object, its namespace or its kind does not exist.
 pub(super) fn is_not_found(error: &kube::Error) -> bool {
     code(error) == Some(404)

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, PostParams};
 use kube::{Api, Client};
 
-use super::error::{TIMEOUT, describe, is_conflict, within};
+use super::error::{TIMEOUT, describe, is_conflict, is_terminating, within};
 use super::status::{CONTROLLER_NAME, target};
 use super::text::truncated;
 use crate::policy::{ObjectName, PolicyStatus};
@@ -126,7 +126,9 @@ impl Events {
         for notice in notices {
             let event = self.event(resource, name, uid, notice);
             match within(TIMEOUT, api.create(&PostParams::default(), &event)).await {
-                Err(error) if !is_conflict(&error) => return Err(describe(&error)),
+                Err(error) if !is_conflict(&error) && !is_terminating(&error) => {
+                    return Err(describe(&error));
+                }
                 _ => {}
             }
         }

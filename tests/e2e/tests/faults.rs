@@ -63,7 +63,7 @@ impl Load {
         let filter = ["-i", "eth0", "-U", "-w", &file, "tcp"];
         let mut capture = on_node("node2", &[&["tcpdump"], &filter[..]].concat());
         let log = File::create(namespace.file("tcpdump.log")).unwrap();
-        let capture = capture.stderr(log).spawn().unwrap();
+        let capture = capture.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         wait("the capture has begun", || {
             fs::metadata(&file).is_ok_and(|file| file.len() > 0)
         });
@@ -106,11 +106,7 @@ impl Load {
         self.namespace
             .kubectl(&["delete", "pod", "load", "--wait=false", "--grace-period=1"]);
         let lines = self.lines();
-        Command::new("kill")
-            .arg(self.capture.id().to_string())
-            .status()
-            .unwrap();
-        self.capture.wait().unwrap();
+        self.end_capture();
         let wire = fs::read(&self.file).unwrap();
         let marks = wire
             .windows(MARK.len())
@@ -139,6 +135,22 @@ impl Load {
         assert_eq!(marks, 0, "plaintext on the wire");
         assert!(self.namespace.plaintext().is_empty());
         tally
+    }
+}
+
+impl Load {
+    fn end_capture(&mut self) {
+        if matches!(self.capture.try_wait(), Ok(None)) {
+            let pid = self.capture.id().to_string();
+            let _ = Command::new("kill").arg(pid).status();
+            let _ = self.capture.wait();
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.end_capture();
     }
 }
 
@@ -240,7 +252,7 @@ impl ApiServer {
             command: words.map(str::to_owned).collect(),
         };
         Command::new("kill")
-            .arg(found[0].0.to_string())
+            .args(["-9", &found[0].0.to_string()])
             .status()
             .unwrap();
         wait("the API server is gone", || find().is_empty());
