@@ -121,9 +121,13 @@ impl Load {
                 tally.answered += 1;
                 continue;
             }
-            match tally.others.iter_mut().find(|(_, other)| other == line) {
+            // Without what differs, such as `after 12 ms`.
+            let (status, error) = line.split_once(' ').unwrap_or((line, ""));
+            let error: String = error.chars().filter(|c| !c.is_ascii_digit()).collect();
+            let line = format!("{status} {error}");
+            match tally.others.iter_mut().find(|(_, other)| *other == line) {
                 Some((count, _)) => *count += 1,
-                None => tally.others.push((1, line.clone())),
+                None => tally.others.push((1, line)),
             }
         }
         let (answered, others) = (tally.answered, &tally.others);

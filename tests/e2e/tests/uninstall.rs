@@ -50,7 +50,7 @@ fn ancestors(namespace: &Namespace) -> String {
 fn assert_clean(namespace: &Namespace) {
     for node in NODES {
         until(&format!("{node} is clean"), || {
-            let look = "ls /sys/fs/bpf; ls /var/lib/nodetls 2>/dev/null";
+            let look = "ls -d /sys/fs/bpf/nodetls /var/lib/nodetls/* 2>/dev/null";
             let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());
             if left.is_empty() { Ok(()) } else { Err(left) }
         });
@@ -88,7 +88,7 @@ fn the_documented_way_leaves_nothing() {
     ];
     kubectl(&gone);
     assert_clean(&namespace);
-    assert_eq!(ancestors(&namespace), "");
+    assert_eq!(ancestors(&namespace), "[]");
     drop(again);
     namespace.until_ok("client", URL);
 }
