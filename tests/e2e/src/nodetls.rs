@@ -1,5 +1,8 @@
 //! nodetls, as `cargo xtask cluster install` installed it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use crate::kubectl;
 
 /// Its namespace.
@@ -24,4 +27,52 @@ pub fn agent(node: &str) -> String {
 pub fn status(node: &str) -> String {
     let agent = agent(node);
     crate::text(&crate::exec(NAMESPACE, &agent, &["/nodetls", "status"]))
+}
+
+/// nodetls with one of its components; without it again when this is dropped.
+pub struct Component(PathBuf);
+
+impl Component {
+    /// Applies the manifests with `manifests/components/NAME`, and waits for the pods.
+    ///
+    /// # Panics
+    /// They don't become Ready.
+    pub fn add(name: &str) -> Self {
+        // What `cargo xtask cluster install` applied is there too; kustomize takes relative paths only.
+        let overlay = top().join("target/image/component");
+        fs::create_dir_all(&overlay).unwrap();
+        let component = format!("manifests/components/{name}");
+        let kustomization =
+            format!("resources: [../install]\ncomponents: [../../../{component}]\n");
+        fs::write(overlay.join("kustomization.yaml"), kustomization).unwrap();
+        // Dropped also if it does not come up.
+        let component = Self(top().join(component));
+        apply("target/image/component");
+        component
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        apply("target/image/install");
+        for file in ["rbac.yaml", "admission.yaml"] {
+            let objects = self.0.join(file);
+            if objects.exists() {
+                kubectl(&["delete", "--filename", objects.to_str().unwrap()]);
+            }
+        }
+    }
+}
+
+fn apply(overlay: &str) {
+    let overlay = top().join(overlay);
+    kubectl(&["apply", "--kustomize", overlay.to_str().unwrap()]);
+    for workload in ["daemonset/nodetls-agent", "deployment/nodetls-controller"] {
+        let wait = ["rollout", "status", workload, "--timeout=90s"];
+        kubectl(&[&["--namespace", NAMESPACE], &wait[..]].concat());
+    }
+}
+
+fn top() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

@@ -1,9 +1,7 @@
 //! CAs from Secrets, which the component `secrets` allows. In a file of its own, as it is added to nodetls and taken away.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use nodetls_e2e::nodetls::Component;
 use nodetls_e2e::{Namespace, kubectl, nodetls, until};
 
 /// The steps of kgateway's page, but that the server is ours, and that the certificate gets a name: printed is one for
@@ -62,40 +60,6 @@ spec:
 EOF
 "#;
 
-/// nodetls with the component; without it again when this is dropped.
-struct Component(PathBuf);
-
-impl Component {
-    fn add() -> Self {
-        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        // What `cargo xtask cluster install` applied is there too; kustomize takes relative paths only.
-        let overlay = top.join("target/image/secrets");
-        fs::create_dir_all(&overlay).unwrap();
-        let kustomization =
-            "resources: [../install]\ncomponents: [../../../manifests/components/secrets]\n";
-        fs::write(overlay.join("kustomization.yaml"), kustomization).unwrap();
-        let component = Self(top);
-        component.apply("target/image/secrets");
-        component
-    }
-
-    fn apply(&self, overlay: &str) {
-        let overlay = self.0.join(overlay);
-        kubectl(&["apply", "--kustomize", overlay.to_str().unwrap()]);
-        let controller = "deployment/nodetls-controller";
-        let wait = ["rollout", "status", controller, "--timeout=60s"];
-        kubectl(&[&["--namespace", nodetls::NAMESPACE], &wait[..]].concat());
-    }
-}
-
-impl Drop for Component {
-    fn drop(&mut self) {
-        self.apply("target/image/install");
-        let rbac = self.0.join("manifests/components/secrets/rbac.yaml");
-        kubectl(&["delete", "--filename", rbac.to_str().unwrap()]);
-    }
-}
-
 #[test]
 fn kgateways_older_page_takes_the_ca_from_a_secret() {
     let namespace = Namespace::new("e2e-secrets");
@@ -110,7 +74,7 @@ fn kgateways_older_page_takes_the_ca_from_a_secret() {
             .ok_or(format!("{answer:?}"))
     });
 
-    let _component = Component::add();
+    let _component = Component::add("secrets");
     let answer = namespace.until_ok("client", url);
     let name = r#""serverName": "www.example.com""#;
     assert!(answer.contains(name), "{answer}");

@@ -1,0 +1,107 @@
+//! From objects to what is in force, and what is told of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Result;
+
+use super::report::{conditions, log_status};
+use super::{Agent, MANIFESTS, TARGETS};
+use crate::policy::{self, ObjectName, PolicyStatus};
+use crate::source::Update;
+
+impl Agent {
+    /// Compiles, and publishes if we are in charge.
+    pub(super) fn apply(&mut self, update: &Update) -> Result<()> {
+        for error in &update.errors {
+            tracing::error!("{error}");
+        }
+        self.metrics
+            .config_errors
+            .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
+        let unreadable = update.errors.iter().map(ToString::to_string).collect();
+        self.live.update(|facts| facts.unreadable = unreadable);
+        let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
+        self.report(compiled.statuses, &update.policy_files);
+        self.snapshot = Arc::new(compiled.snapshot);
+        self.complete |= update.complete;
+        match update.errors.first() {
+            // An agent before us may have read it: what it published stays refused until we can.
+            Some(error) if !self.complete => {
+                self.readiness.set_problem(MANIFESTS, error.to_string());
+            }
+            _ => self.readiness.clear(MANIFESTS),
+        }
+        if self.in_charge() {
+            self.publish();
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// What can't be published changes nothing that is in force.
+    pub(super) fn publish(&mut self) {
+        let (publisher, maps) = (&mut self.publisher, &mut self.maps);
+        match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
+            Ok(()) => {
+                self.published = true;
+                self.generation += 1;
+                self.metrics.config_applied(self.generation);
+                self.readiness.clear(TARGETS);
+                let in_force = Arc::clone(&self.snapshot);
+                self.live.update(|facts| facts.snapshot = in_force);
+                self.count_audited();
+                tracing::info!(targets = self.snapshot.targets.len(), "published");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "targets can't be published");
+                self.readiness.set_problem(TARGETS, format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Logs what changed of the policies' statuses, and sets their metrics.
+    fn report(&mut self, statuses: Vec<PolicyStatus>, files: &BTreeMap<ObjectName, PathBuf>) {
+        for status in statuses
+            .iter()
+            .filter(|status| !self.statuses.contains(status))
+        {
+            log_status(status, files.get(&status.policy));
+        }
+        let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
+        self.metrics.set_policy_status(&conditions);
+        self.statuses = statuses.into();
+        let policies = Arc::clone(&self.statuses);
+        self.live.update(|facts| facts.policies = policies);
+    }
+
+    fn count_audited(&mut self) {
+        if let Some(audit) = &self.audit
+            && let Err(error) = audit.count_targets(&mut self.maps)
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "what would be redirected can't be counted"
+            );
+        }
+    }
+
+    /// Tells what only shows with time: which handshakes fail, how old the objects are.
+    pub(super) fn observe(&self) {
+        let failing: Arc<[_]> = self.proxy.routes.borrow().failing().into();
+        if let Some(cluster) = &self.cluster {
+            cluster.events.tell(Arc::clone(&failing));
+            if let Some(synced) = cluster.state.borrow().last_sync(SystemTime::now()) {
+                self.metrics.config_synced(synced);
+            }
+        }
+        let audited = self.audit.as_ref();
+        let audited = audited.map(|audit| audit.found(&self.maps, &self.metrics).into());
+        self.live.update(|facts| {
+            facts.failing = failing;
+            facts.audited = audited;
+        });
+    }
+}

@@ -1,0 +1,89 @@
+//! The components that change what agents do, one at a time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::{Mutex, PoisonError};
+
+use nodetls_e2e::nodetls::{self, Component};
+use nodetls_e2e::{Namespace, kubectl, until, wait};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+const URL: &str = "http://server/";
+
+#[test]
+fn a_node_joins_with_a_taint_that_its_agent_removes() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _component = Component::add("startup-taint");
+    kubectl(&[
+        "taint",
+        "node",
+        "node2",
+        "nodetls.io/agent-not-ready=:NoSchedule",
+    ]);
+    let taints = || {
+        kubectl(&[
+            "get",
+            "node",
+            "node2",
+            "--output=jsonpath={.spec.taints[*].key}",
+        ])
+    };
+    assert_eq!(taints(), "nodetls.io/agent-not-ready");
+    let agent = nodetls::agent("node2");
+    kubectl(&[
+        "--namespace",
+        nodetls::NAMESPACE,
+        "delete",
+        "pod",
+        &agent,
+        "--wait=false",
+    ]);
+    wait("the taint is gone", || taints().is_empty());
+    assert_ne!(nodetls::agent("node2"), agent, "by the new agent");
+}
+
+#[test]
+fn audit_mode_redirects_nothing_and_tells_what_would_break() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let namespace = Namespace::with_backend("e2e-audit");
+    namespace.clients(&[("client", "node1")]);
+    namespace.until_ok("client", URL);
+    let audit = Component::add("audit");
+    until("plaintext goes through", || {
+        match namespace.curl("client", &[URL]).status {
+            // The server's word for plaintext.
+            400 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+    let row = |result: &str| {
+        let said = nodetls::status("node1");
+        let lines = said
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let is = |words: &Vec<&str>| {
+            words.len() == 3
+                && words[0] == "e2e-audit/server:80"
+                && words[1] != "0"
+                && words[2] == result
+        };
+        if lines.into_iter().any(|words| is(&words)) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    };
+    until("the connect is counted, and a handshake works", || {
+        row("ok")
+    });
+    namespace
+        .steps("kubectl patch configmap ca --type=merge --patch '{\"data\": {\"ca.crt\": null}}'");
+    until("what would break is told", || row("policy_refused"));
+    drop(audit);
+    until("it is enforced again", || {
+        match namespace.curl("client", &[URL]).status {
+            503 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+}
