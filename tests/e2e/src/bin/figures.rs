@@ -255,6 +255,8 @@ fn idle(namespace: &Namespace) {
     namespace.apply(&names.iter().map(|name| service(name)).collect::<String>());
     let some = names.iter().take(POLICIES);
     namespace.apply(&some.map(|name| policy(name)).collect::<String>());
+    // Nobody asks for anything any more.
+    namespace.kubectl(&["delete", "pod", "client"]);
     let before = enrolled();
     let mut pods = String::new();
     for number in 0..PODS {
