@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::controller::events::{self as controller, Notice};
@@ -14,6 +15,9 @@ use crate::source::kube::{State, policies};
 
 /// The API server keeps an Event for an hour; then it may be said again.
 const AGAIN: Duration = Duration::from_secs(3600);
+
+/// When to look again at what fails.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// Writes Events as long as it lives.
 pub(super) struct Events {
@@ -56,7 +60,8 @@ struct Writer {
 
 impl Writer {
     async fn follow(mut self, mut failing: watch::Receiver<Arc<[Failing]>>) {
-        while failing.changed().await.is_ok() {
+        // Also without a change: one may have failed to be written, or be due again.
+        while !matches!(timeout(RETRY, failing.changed()).await, Ok(Err(_))) {
             let now = Arc::clone(&failing.borrow_and_update());
             self.told.retain(|_, since| since.elapsed() < AGAIN);
             for one in now.iter() {

@@ -44,12 +44,26 @@ pub(super) struct Cluster {
     pub(super) events: Events,
 }
 
+/// Nodetls' own Namespace.
+pub(super) struct OwnNamespace {
+    name: String,
+    all: watch::Receiver<Arc<Namespaces>>,
+}
+
 impl Cluster {
-    /// Whether nodetls' own Namespace is being deleted, and us with it: nobody comes after us.
-    pub(super) fn is_being_uninstalled(&self) -> bool {
-        let namespaces = self.namespaces.borrow();
-        let own = namespaces.get(&self.namespace);
-        own.is_some_and(|namespace| namespace.terminating)
+    pub(super) fn own_namespace(&self) -> OwnNamespace {
+        OwnNamespace {
+            name: self.namespace.clone(),
+            all: self.namespaces.clone(),
+        }
+    }
+}
+
+impl OwnNamespace {
+    /// Whether it is being deleted, and us with it: nobody comes after us.
+    pub(super) fn is_terminating(&self) -> bool {
+        let all = self.all.borrow();
+        all.get(&self.name).is_some_and(|own| own.terminating)
     }
 }
 

@@ -11,11 +11,11 @@ mod report;
 mod signals;
 mod taint;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
@@ -37,7 +37,9 @@ use crate::policy::{CaBundle, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
-use crate::redirect::{EbpfView, Effect, Epoch, Maps, Redirect, foreign};
+use crate::redirect::{
+    EbpfView, Effect, Epoch, Maps, Redirect, foreign, has_living_agent, layouts,
+};
 use crate::source::Source;
 use crate::source::kube::Pods as PodInfos;
 use crate::status::Live;
@@ -72,20 +74,33 @@ pub fn run(options: Options) -> Result<()> {
             let mut agent = Agent::start(options).await?;
             let mut signals = Signals::new()?;
             let result = agent.follow(&mut signals).await;
-            let cluster = agent.cluster.as_ref();
-            let in_cluster = cluster.is_some();
-            let is_uninstalled = cluster.is_some_and(Cluster::is_being_uninstalled);
+            let own = agent.cluster.as_ref().map(Cluster::own_namespace);
             agent.drain(&mut signals).await;
-            if in_cluster && result.is_ok() && !signals.told {
-                // A container that ends is started again, and would take over from the agent that did from us.
-                signals.next().await;
+            if own.is_some() && result.is_ok() && !signals.told {
+                outlast(&pins, &mut signals).await?;
             }
-            if is_uninstalled {
+            if own.is_some_and(|own| own.is_terminating()) {
                 tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
                 uninstall::remove(&pins, &cache)?;
             }
             result
         })
+}
+
+/// Waits to be told to end. A container that ends is started again, and would take over from the agent that did from us;
+/// which is right only when there is no such agent any more.
+async fn outlast(pins: &Path, signals: &mut Signals) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = signals.next() => return Ok(()),
+            () = sleep(TICK) => {}
+        }
+        let lives = layouts(pins).iter().any(|layout| has_living_agent(layout));
+        ensure!(
+            lives,
+            "the agent that took over has gone, or the pins have: starting again"
+        );
+    }
 }
 
 /// Every connection takes two descriptors; the soft limit is for programs that use select(2).
@@ -238,7 +253,7 @@ impl Agent {
         loop {
             tokio::select! {
                 update = self.source.next() => self.apply(&update)?,
-                () = self.pods.changed() => self.reconcile_pods().await,
+                () = self.pods.changed(), if !self.standing_by => self.reconcile_pods().await,
                 infos = pod_infos(&mut self.cluster) => {
                     self.pods.set_pods(infos);
                     self.reconcile_pods().await;

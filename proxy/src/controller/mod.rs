@@ -120,14 +120,24 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
         |_| (),
     ));
     let waiting = readiness.task("the API server's objects");
-    let Some(update) = shutdown.run_until_cancelled(kube.next()).await else {
+    let Some(mut update) = shutdown.run_until_cancelled(kube.next()).await else {
         return Ok(());
     };
     waiting.done();
+    // Agents go on with policies that can't be seen without their CRD, and need their CA certificates.
+    while !update.complete {
+        match shutdown.run_until_cancelled(kube.next()).await {
+            Some(next) => update = next,
+            None => return Ok(()),
+        }
+    }
     let (objects, receiver) = watch::channel(Arc::new(update.objects));
     let feed = async move {
         loop {
-            objects.send_replace(Arc::new(kube.next().await.objects));
+            let update = kube.next().await;
+            if update.complete {
+                objects.send_replace(Arc::new(update.objects));
+            }
         }
     };
     let leader = run(client, options, receiver, &readiness, shutdown);

@@ -21,6 +21,9 @@ const MESH_CONTAINERS: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
 /// How the usual names of RuntimeClasses begin whose sockets are not the host kernel's.
 const SANDBOXED: [&str; 3] = ["gvisor", "runsc", "kata"];
 
+/// The annotations of a Pod that count. Others may hold anything, and are not kept.
+pub(crate) const ANNOTATIONS: [&str; 3] = [REDIRECT, CONFIG_HASH, ZTUNNEL.0];
+
 /// What happens to a pod's connects to targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {

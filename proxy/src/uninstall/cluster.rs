@@ -75,7 +75,14 @@ impl Cluster {
     async fn clean_nodes(&self, patience: Duration) -> Result<()> {
         let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
         let list = ListParams::default().labels(&format!("{OURS},{COMPONENT}=agent"));
-        for set in sets.list(&list).await.context("DaemonSets")? {
+        let found = sets.list(&list).await.context("DaemonSets")?.items;
+        ensure!(
+            !found.is_empty(),
+            "namespace {} has no DaemonSet of nodetls, without which no node can be cleaned: apply the manifests again, \
+             then uninstall",
+            self.namespace
+        );
+        for set in found {
             let name = set.name_any();
             let patch = Patch::Strategic(cleaning(&set).with_context(|| name.clone())?);
             let set = sets.patch(&name, &PatchParams::default(), &patch).await?;
@@ -95,6 +102,11 @@ impl Cluster {
         let status = set.status.clone().unwrap_or_default();
         let wanted = status.desired_number_scheduled;
         let updated = status.updated_number_scheduled.unwrap_or_default();
+        ensure!(
+            wanted > 0 || status.observed_generation < generation,
+            "daemonset/{} has no node: correct its nodeSelector, so that every node is cleaned",
+            set.name_any()
+        );
         if status.observed_generation >= generation
             && updated == wanted
             && status.number_ready == wanted

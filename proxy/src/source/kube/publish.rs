@@ -54,7 +54,9 @@ impl Driver {
             // Made when there is room for it, so that it is not old when it is taken.
             let updates = self.outputs.updates.clone();
             if let Ok(room) = updates.reserve().await {
-                room.send(update(self.objects(), true));
+                // Without its CRD no policy is seen, and those of before may not be known here.
+                let complete = self.crd().is_some_and(|crd| crd.vouches());
+                room.send(update(self.objects(), complete));
             }
         }
         let earliest = self.kept.map_or_else(Instant::now, |kept| kept + KEEP);

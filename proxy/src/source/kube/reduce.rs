@@ -8,21 +8,18 @@ use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source};
-use crate::pods::decide::{PodInfo, cgroup_uid};
+use crate::pods::decide::{ANNOTATIONS, PodInfo, cgroup_uid};
 use crate::policy::{BackendTlsPolicy, CaName, CaObject};
-
-/// kubectl keeps a copy of the whole object there.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What a Namespace says about its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations, but for kubectl's copy of the object.
+    /// Its `nodetls.io/` annotations: others may hold anything.
     pub annotations: BTreeMap<String, String>,
     /// Whether it is being deleted, with all that is in it.
-    #[serde(default)]
+    #[serde(skip)]
     pub terminating: bool,
 }
 
@@ -47,7 +44,7 @@ pub(super) fn service(mut service: Service) -> Option<Service> {
 
 pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Namespace> {
     let mut annotations = object.metadata.annotations.unwrap_or_default();
-    annotations.remove(LAST_APPLIED);
+    annotations.retain(|key, _| key.starts_with("nodetls.io/"));
     let labels = object.metadata.labels.unwrap_or_default();
     Some(Namespace {
         labels,
@@ -60,7 +57,7 @@ pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Name
 pub(super) fn pod(pod: Pod) -> Option<(String, PodInfo)> {
     let (metadata, spec) = (pod.metadata, pod.spec.unwrap_or_default());
     let mut annotations = metadata.annotations.unwrap_or_default();
-    annotations.remove(LAST_APPLIED);
+    annotations.retain(|key, _| ANNOTATIONS.contains(&key.as_str()));
     let uid = metadata.uid?;
     let uid = cgroup_uid(&uid, &annotations).to_owned();
     let containers = spec.containers.into_iter();
