@@ -75,6 +75,11 @@ async fn a_deleted_crd_takes_no_policy_with_it() {
             .frozen
     );
 
+    // The same without one: what an earlier agent published must not be taken for removed.
+    let mut other = start(plane.agent().await, &plane.dir.path().join("empty"));
+    let unknown = other.next().await;
+    assert!(unknown.objects.policies.is_empty() && !unknown.complete);
+
     // It comes back: from then on what the API server has is true again.
     install(&plane, &["v1"]).await;
     plane.apply(policy("v1", "four", "web.example")).await;

@@ -223,7 +223,7 @@ async fn goes_on_without_the_api_server_and_after_it() {
     plane.stop_api();
     let refused = |state: &State| {
         let mut failures = state.failures.values();
-        state.failures.len() == 5 && failures.all(|failure| failure.cause.contains("refused"))
+        state.failures.len() == 6 && failures.all(|failure| failure.cause.contains("refused"))
     };
     let away = state(&kube, refused).await;
     assert!(away.last_sync(SystemTime::now()).unwrap() < SystemTime::now());
