@@ -183,16 +183,29 @@ fn processes(command: &[&str], environment: &str) -> Vec<u32> {
     pids.filter(is).collect()
 }
 
-/// kill -9 of the agent on node1.
+fn agents() -> Vec<u32> {
+    processes(&["/nodetls", "agent"], "NODE_NAME=node1")
+}
+
+/// kill -9 of the agent on node1, which is gone then.
 fn kill_agent() {
-    let agents = processes(&["/nodetls", "agent"], "NODE_NAME=node1");
-    assert_eq!(agents.len(), 1, "{agents:?}");
-    for pid in agents {
-        Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()
-            .unwrap();
-    }
+    let killed = agents();
+    assert_eq!(killed.len(), 1, "{killed:?}");
+    let pid = killed[0].to_string();
+    Command::new("kill").args(["-9", &pid]).status().unwrap();
+    wait("it is gone", || agents() != killed);
+}
+
+/// Another pod has the agent of node1: the kubelet lets one that was killed before wait ever longer.
+fn new_agent() {
+    let agent = nodetls::agent("node1");
+    ours(&["delete", "pod", &agent]);
+    ours(&[
+        "rollout",
+        "status",
+        "daemonset/nodetls-agent",
+        "--timeout=90s",
+    ]);
 }
 
 fn ours(arguments: &[&str]) -> String {
@@ -202,6 +215,7 @@ fn ours(arguments: &[&str]) -> String {
 #[test]
 fn an_agent_that_is_killed_refuses_until_it_is_back() {
     let _alone = alone();
+    new_agent();
     let load = Load::start("e2e-killed");
     let from = load.lines().len();
     let mut recovery = Vec::new();
@@ -297,6 +311,7 @@ impl Drop for ApiServer {
 #[test]
 fn without_an_api_server_traffic_goes_on_also_through_a_restart_of_the_agent() {
     let _alone = alone();
+    new_agent();
     let load = Load::start("e2e-no-api");
     let from = load.lines().len();
     // What came last is on the node's disk.
@@ -305,9 +320,7 @@ fn without_an_api_server_traffic_goes_on_also_through_a_restart_of_the_agent() {
     // The load's log is not to be had now; its pod and the agent go on.
     sleep(Duration::from_secs(3));
     kill_agent();
-    wait("the agent is back", || {
-        !processes(&["/nodetls", "agent"], "NODE_NAME=node1").is_empty()
-    });
+    wait("the agent is back", || !agents().is_empty());
     sleep(Duration::from_secs(10));
     drop(away);
     load.answers(20);
