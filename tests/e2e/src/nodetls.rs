@@ -18,9 +18,14 @@ pub fn agent(node: &str) -> String {
         "pods",
         "--selector=app.kubernetes.io/component=agent",
         &on,
-        "--output=jsonpath={.items[-1:].metadata.name}",
+        "--output=jsonpath={.items[*].metadata.name}",
     ];
-    kubectl(&pods)
+    // For a moment there may be none that the kubelet calls running.
+    crate::until(&format!("an agent runs on {node}"), || {
+        let names = kubectl(&pods);
+        let newest = names.split(' ').next_back().unwrap_or_default().to_owned();
+        (!newest.is_empty()).then_some(newest).ok_or(names)
+    })
 }
 
 /// What `nodetls status` says on `node`, whether all is well or not.
