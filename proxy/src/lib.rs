@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod publisher;
 pub mod readiness;
 pub mod redirect;
+mod signals;
 pub mod source;
 pub mod status;
 pub mod sys;

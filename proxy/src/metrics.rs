@@ -11,17 +11,17 @@ use prometheus::{
     Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use crate::failure::Failure;
 use crate::pods::decide::Bypass;
-use crate::policy::ObjectName;
 use crate::source::kube::State;
 
 mod registrar;
 mod target;
+mod values;
 
 use registrar::Registrar;
 use target::TargetFamilies;
 pub use target::{OpenConnection, TargetMetrics};
+pub use values::{Audited, Connects, Description, EbpfStats, MapUse, PolicyCondition};
 
 /// All metrics, in a registry of their own.
 pub struct Metrics {
@@ -62,84 +62,6 @@ type TargetKey = (String, String, u16);
 
 /// Reads the counters and maps of the eBPF programs.
 type EbpfSource = Box<dyn Fn() -> EbpfStats + Send + Sync>;
-
-/// What the eBPF side counts, read at every scrape.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EbpfStats {
-    /// Connects seen by the hooks.
-    pub connects: Vec<Connects>,
-    /// The maps.
-    pub maps: Vec<MapUse>,
-}
-
-/// Connects with one outcome, since the programs were loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connects {
-    /// Such as `redirected`, `refused`.
-    pub outcome: &'static str,
-    /// Why.
-    pub reason: &'static str,
-    /// How many.
-    pub count: u64,
-}
-
-/// How full a map is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapUse {
-    /// The map's name.
-    pub map: &'static str,
-    /// Entries in it.
-    pub entries: u64,
-    /// Entries that fit.
-    pub max_entries: u64,
-}
-
-/// A condition of a policy, as the agent sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyCondition {
-    /// The policy's namespace.
-    pub namespace: String,
-    /// The policy's name.
-    pub policy: String,
-    /// Such as `Accepted`.
-    pub condition: &'static str,
-    /// Such as `NoValidCACertificate`.
-    pub reason: &'static str,
-}
-
-/// What audit mode found of a port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audited {
-    /// The Service.
-    pub service: ObjectName,
-    /// Its port.
-    pub port: u16,
-    /// Connects that enforcement would redirect or refuse, since the target was published.
-    pub connects: u64,
-    /// What a TLS handshake came to; `None` before it was tried.
-    pub probe: Option<Result<(), Failure>>,
-}
-
-impl Audited {
-    /// `ok`, or the reason of the failure.
-    pub fn result(&self) -> Option<&'static str> {
-        let result = self.probe.as_ref()?.as_ref();
-        Some(result.map_or_else(|failure| failure.reason.as_str(), |()| "ok"))
-    }
-}
-
-/// A metric, for the documentation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    /// With prefix and unit.
-    pub name: String,
-    /// `counter`, `gauge` or `histogram`.
-    pub kind: &'static str,
-    /// Label names.
-    pub labels: Vec<String>,
-    /// What it says.
-    pub help: String,
-}
 
 impl Metrics {
     /// Registers everything. `version` is the build's. Fails only on a name that is registered twice: a bug.

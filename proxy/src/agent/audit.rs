@@ -1,7 +1,7 @@
 //! Audit mode: nothing is redirected. What would be is counted, and each targeted port is tried: does it speak TLS, and
 //! would its certificate pass?
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::failure::Failure;
 use crate::metrics::{Audited, Metrics};
 use crate::pods::Pod;
-use crate::policy::ObjectName;
+use crate::policy::{ObjectName, Target};
 use crate::proxy::{Dialer, Route, Routes, probe};
 use crate::redirect::Maps;
 
@@ -103,19 +103,21 @@ async fn follow(
     pod: Arc<Pod>,
     results: watch::Sender<Results>,
 ) {
-    let mut tried: BTreeMap<Port, (Arc<Route>, Instant)> = BTreeMap::new();
+    let mut tried: BTreeMap<Port, (Arc<Target>, Instant)> = BTreeMap::new();
     loop {
         let now = Arc::clone(&routes.borrow_and_update());
         let mut due: BTreeMap<Port, Arc<Route>> = BTreeMap::new();
+        let mut all = BTreeSet::new();
         for route in now.by_id.values() {
             let fresh = tried
                 .get(&port(route))
-                .is_some_and(|(before, at)| before.target == route.target && at.elapsed() < AGAIN);
+                .is_some_and(|(before, at)| *before == route.target && at.elapsed() < AGAIN);
             if !fresh {
                 due.insert(port(route), Arc::clone(route));
             }
+            all.insert(port(route));
         }
-        tried.retain(|port, _| now.by_id.values().any(|route| self::port(route) == *port));
+        tried.retain(|port, _| all.contains(port));
         results.send_modify(|results| results.retain(|port, _| tried.contains_key(port)));
         let probes = due.into_iter().map(|(port, route)| {
             let (dialer, pod) = (Arc::clone(&dialer), Arc::clone(&pod));
@@ -127,7 +129,7 @@ async fn follow(
         let mut probes = stream::iter(probes).buffer_unordered(PARALLEL);
         while let Some((port, route, result)) = probes.next().await {
             results.send_modify(|results| drop(results.insert(port.clone(), result)));
-            tried.insert(port, (route, Instant::now()));
+            tried.insert(port, (Arc::clone(&route.target), Instant::now()));
         }
         let oldest = tried.values().map(|(_, at)| *at).min();
         tokio::select! {

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-
-use super::{Agent, taint};
 use nodetls_ebpf::Mode;
 
+use super::{Agent, taint};
 use crate::pods::netns::current_cookie;
 use crate::redirect::{Charge, Epoch, remove_foreign};
 

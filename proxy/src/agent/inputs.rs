@@ -95,11 +95,7 @@ impl Inputs {
         )?;
         // Before any connect: pinned programs may guard a policy on the API server itself.
         bypass_pinned(&options.pins, own_cookie)?;
-        let client = Client::try_default().await.context(
-            "the API server's address and credentials: run as a pod with a ServiceAccount, or set KUBECONFIG",
-        )?;
-        let namespace = options.namespace.as_deref();
-        let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+        let (client, namespace) = source::connect(options.namespace.as_deref()).await?;
         let mut pods = CgroupPods::new(
             CgroupOptions {
                 root: options.cgroup_root.clone(),

@@ -8,7 +8,6 @@ mod handover;
 mod inputs;
 mod options;
 mod report;
-mod signals;
 mod taint;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +25,6 @@ use self::inputs::{Cluster, Inputs};
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 pub(crate) use self::report::log_status;
-use self::signals::Signals;
 use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
@@ -40,6 +38,7 @@ use crate::readiness::{Pending, Readiness};
 use crate::redirect::{
     EbpfView, Effect, Epoch, Maps, Redirect, foreign, has_living_agent, layouts,
 };
+use crate::signals::Signals;
 use crate::source::Source;
 use crate::source::kube::Pods as PodInfos;
 use crate::status::Live;

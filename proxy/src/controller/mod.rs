@@ -20,7 +20,6 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use kube::api::{DynamicObject, ListParams, PartialObjectMeta};
 use kube::{Api, Client};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +31,7 @@ use crate::admin::{self, AdminState};
 use crate::metrics::Metrics;
 use crate::policy::{BackendTlsPolicy, ObjectName, Objects, PolicyStatus};
 use crate::readiness::Readiness;
+use crate::signals::Signals;
 use crate::source::kube::{self as source, Kube};
 use crate::tls::system_roots;
 
@@ -79,15 +79,13 @@ pub fn start(options: &Options) -> Result<()> {
 }
 
 async fn follow(options: &Options) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
     let work = work(options, &shutdown);
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
     }
     shutdown.cancel();
     work.await
@@ -103,12 +101,9 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
         live: None,
     };
     admin::start(options.admin, admin).await?;
-    let client = Client::try_default().await.context(
-        "the API server's address and credentials: run as a pod with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    let namespace = options.namespace.as_deref();
+    let (client, namespace) = source::connect(options.namespace.as_deref()).await?;
     let wanted = source::Options {
-        namespace: namespace.unwrap_or(client.default_namespace()).to_owned(),
+        namespace,
         cache: None,
         node: None,
     };

@@ -16,11 +16,10 @@ use super::FIELD_MANAGER;
 use super::error::{TIMEOUT, describe, is_conflict, is_not_found, within};
 use super::status::desired;
 use crate::policy::{BackendTlsPolicy, ObjectName, PolicyStatus};
+use crate::source::kube::VERSIONS;
 
 const GROUP: &str = "gateway.networking.k8s.io";
 const KIND: &str = "BackendTLSPolicy";
-/// The best first; their statuses have the same schema.
-const VERSIONS: [&str; 2] = ["v1", "v1alpha3"];
 
 /// Policies that are worked on at a time.
 const PARALLEL: usize = 8;

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::controller::remove_statuses;
+use crate::source::kube::connect;
 
 /// How every object of the manifests is labelled.
 const OURS: &str = "app.kubernetes.io/part-of=nodetls";
@@ -30,10 +31,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// # Errors
 /// What could not be done, and the cure; what was done by then stays done, and it can be tried again.
 pub(super) async fn run(namespace: Option<&str>, patience: Duration) -> Result<()> {
-    let client = Client::try_default().await.context(
-        "the API server's address and credentials: run it in a pod with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+    let (client, namespace) = connect(namespace).await?;
     let cluster = Cluster { client, namespace };
     cluster.end_controller(patience).await?;
     match remove_statuses(cluster.client.clone()).await {

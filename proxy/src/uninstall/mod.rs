@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::access_log::{LogFormat, LogTo, init_logging};
@@ -18,6 +17,7 @@ use crate::admin::{self, AdminState};
 use crate::agent::seconds;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::signals::Signals;
 
 pub(crate) use node::remove;
 
@@ -75,10 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 async fn serve(options: &Options, address: SocketAddr) -> Result<()> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let mut signals = Signals::new()?;
     let readiness = Readiness::default();
     let removing = readiness.task("what is pinned on this node removed");
     let admin = AdminState {
@@ -101,8 +98,7 @@ async fn serve(options: &Options, address: SocketAddr) -> Result<()> {
     };
     tokio::select! {
         () = work => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(super) const NAME: &str = "backendtlspolicies.gateway.networking.k8s.io";
 
 /// What can be read, the best first. They have the same schema.
-const VERSIONS: [&str; 2] = ["v1", "v1alpha3"];
+pub(crate) const VERSIONS: [&str; 2] = ["v1", "v1alpha3"];
 
 /// How CRDs are asked for.
 pub(super) fn definitions() -> ApiResource {

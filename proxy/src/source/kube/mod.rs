@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use aws_lc_rs::digest::{SHA256, digest};
 use kube::Client;
 use tokio::sync::{mpsc, watch as latest};
@@ -33,7 +34,7 @@ mod watch;
 
 pub(crate) use cache::forget;
 pub use crd::Crd;
-pub(crate) use crd::policies;
+pub(crate) use crd::{VERSIONS, policies};
 pub(crate) use mirror::mirror_source;
 pub use mirror::{MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
 pub use reduce::Namespace;
@@ -116,6 +117,18 @@ impl Kube {
     pub fn pods(&self) -> latest::Receiver<Arc<Pods>> {
         self.pods.clone()
     }
+}
+
+/// A client of the API server, and nodetls' own namespace there: `namespace`, or else that of the pod or kubeconfig.
+///
+/// # Errors
+/// There is neither a pod's ServiceAccount nor a kubeconfig.
+pub(crate) async fn connect(namespace: Option<&str>) -> Result<(Client, String)> {
+    let client = Client::try_default().await.context(
+        "the API server's address and credentials: run as a pod with a ServiceAccount, or set KUBECONFIG",
+    )?;
+    let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+    Ok((client, namespace))
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

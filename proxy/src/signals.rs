@@ -1,20 +1,21 @@
-//! What tells the agent to end.
+//! What tells a process of ours to end.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// SIGTERM and SIGINT.
-pub(super) struct Signals {
+#[derive(Debug)]
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     /// Whether one has come.
-    pub(super) told: bool,
+    pub(crate) told: bool,
 }
 
 impl Signals {
     /// From here on they no longer end the process by themselves.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -23,7 +24,7 @@ impl Signals {
     }
 
     /// Resolves when the next one comes. Cancelling it loses nothing.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
