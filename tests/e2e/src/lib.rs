@@ -9,6 +9,7 @@ mod steps;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
@@ -109,6 +110,12 @@ pub fn on_node(node: &str, command: &[&str]) -> Command {
     let mut enter = Command::new(format!("/var/lib/nodetls-cluster/{node}/enter"));
     enter.args(command);
     enter
+}
+
+/// For tests that disturb others in the same file: those wait until it is dropped.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Polls until `condition` holds; the test fails after 30 s.

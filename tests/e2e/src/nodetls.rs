@@ -59,7 +59,7 @@ impl Component {
 
 impl Drop for Component {
     fn drop(&mut self) {
-        apply("target/image/install");
+        install();
         for file in ["rbac.yaml", "admission.yaml"] {
             let objects = self.0.join(file);
             if objects.exists() {
@@ -69,13 +69,31 @@ impl Drop for Component {
     }
 }
 
+/// Applies what `cargo xtask cluster install` did, and waits until all pods are Ready.
+pub fn install() {
+    apply("target/image/install");
+}
+
+/// Where that is.
+pub fn installed() -> PathBuf {
+    top().join("target/image/install")
+}
+
 fn apply(overlay: &str) {
     let overlay = top().join(overlay);
     kubectl(&["apply", "--kustomize", overlay.to_str().unwrap()]);
-    for workload in ["daemonset/nodetls-agent", "deployment/nodetls-controller"] {
-        let wait = ["rollout", "status", workload, "--timeout=90s"];
-        kubectl(&[&["--namespace", NAMESPACE], &wait[..]].concat());
-    }
+    until_ready("daemonset/nodetls-agent");
+    until_ready("deployment/nodetls-controller");
+}
+
+/// Waits until all pods of a workload of nodetls are Ready, and of its newest kind.
+pub fn until_ready(workload: &str) {
+    ours(&["rollout", "status", workload, "--timeout=90s"]);
+}
+
+/// What `kubectl ARGUMENTS` prints, in nodetls' namespace.
+pub fn ours(arguments: &[&str]) -> String {
+    kubectl(&[&["--namespace", NAMESPACE], arguments].concat())
 }
 
 fn top() -> &'static Path {

@@ -1,18 +1,14 @@
 //! The components that change what agents do, one at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::{Mutex, PoisonError};
-
 use nodetls_e2e::nodetls::{self, Component};
-use nodetls_e2e::{Namespace, kubectl, until, wait};
-
-static ALONE: Mutex<()> = Mutex::new(());
+use nodetls_e2e::{Namespace, alone, kubectl, until, wait};
 
 const URL: &str = "http://server/";
 
 #[test]
 fn a_node_joins_with_a_taint_that_its_agent_removes() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let _component = Component::add("startup-taint");
     kubectl(&[
         "taint",
@@ -30,21 +26,14 @@ fn a_node_joins_with_a_taint_that_its_agent_removes() {
     };
     assert_eq!(taints(), "nodetls.io/agent-not-ready");
     let agent = nodetls::agent("node2");
-    kubectl(&[
-        "--namespace",
-        nodetls::NAMESPACE,
-        "delete",
-        "pod",
-        &agent,
-        "--wait=false",
-    ]);
+    nodetls::ours(&["delete", "pod", &agent, "--wait=false"]);
     wait("the taint is gone", || taints().is_empty());
     assert_ne!(nodetls::agent("node2"), agent, "by the new agent");
 }
 
 #[test]
 fn audit_mode_redirects_nothing_and_tells_what_would_break() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let namespace = Namespace::with_backend("e2e-audit");
     namespace.clients(&[("client", "node1")]);
     namespace.until_ok("client", URL);

@@ -4,17 +4,13 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nodetls_e2e::{Namespace, kubectl, nodetls, on_node, wait};
+use nodetls_e2e::nodetls::{ours, until_ready};
+use nodetls_e2e::{Namespace, alone, nodetls, on_node, wait};
 
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+const AGENTS: &str = "daemonset/nodetls-agent";
 
 const URL: &str = "http://server/";
 /// In each request of the load.
@@ -200,16 +196,7 @@ fn kill_agent() {
 fn new_agent() {
     let agent = nodetls::agent("node1");
     ours(&["delete", "pod", &agent]);
-    ours(&[
-        "rollout",
-        "status",
-        "daemonset/nodetls-agent",
-        "--timeout=90s",
-    ]);
-}
-
-fn ours(arguments: &[&str]) -> String {
-    kubectl(&[&["--namespace", nodetls::NAMESPACE], arguments].concat())
+    until_ready(AGENTS);
 }
 
 #[test]
@@ -237,12 +224,7 @@ fn a_rollout_refuses_nobody() {
     let load = Load::start("e2e-rollout");
     let from = load.lines().len();
     ours(&["rollout", "restart", "daemonset/nodetls-agent"]);
-    ours(&[
-        "rollout",
-        "status",
-        "daemonset/nodetls-agent",
-        "--timeout=120s",
-    ]);
+    ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
     // Beyond the drain of the old one.
     load.answers(100);
     let tally = load.end("rollout", from);
@@ -324,12 +306,7 @@ fn without_an_api_server_traffic_goes_on_also_through_a_restart_of_the_agent() {
     sleep(Duration::from_secs(10));
     drop(away);
     load.answers(20);
-    ours(&[
-        "rollout",
-        "status",
-        "daemonset/nodetls-agent",
-        "--timeout=60s",
-    ]);
+    ours(&["rollout", "status", AGENTS, "--timeout=60s"]);
     let logs = ours(&["logs", &nodetls::agent("node1")]);
     assert!(
         logs.contains("the last run's objects are in force"),

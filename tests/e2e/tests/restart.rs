@@ -2,15 +2,10 @@
 //! refused, and other tests' too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use nodetls_e2e::nodetls::{ours, until_ready};
+use nodetls_e2e::{Namespace, alone, kubectl, nodetls, wait};
 
-use nodetls_e2e::{Namespace, kubectl, nodetls, wait};
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+const AGENTS: &str = "daemonset/nodetls-agent";
 
 const URL: &str = "http://server/";
 /// No policy is for it.
@@ -32,20 +27,6 @@ spec:
     - -c
     - while :; do curl -s -o /dev/null -m 5 -w '%{http_code} %{errormsg}\n' http://server/; sleep 0.05; done
 ";
-
-fn ours(arguments: &[&str]) -> String {
-    kubectl(&[&["--namespace", nodetls::NAMESPACE], arguments].concat())
-}
-
-/// Waits until the agents of all nodes are Ready.
-fn agents_ready() {
-    ours(&[
-        "rollout",
-        "status",
-        "daemonset/nodetls-agent",
-        "--timeout=90s",
-    ]);
-}
 
 /// No node has an agent; all have again when this is dropped.
 struct Away;
@@ -82,7 +63,7 @@ impl Away {
 impl Drop for Away {
     fn drop(&mut self) {
         self.select("null");
-        agents_ready();
+        until_ready(AGENTS);
     }
 }
 
@@ -179,7 +160,7 @@ fn a_policy_for_the_api_server_does_not_lock_the_agents_out() {
         "pods",
         "--selector=app.kubernetes.io/component=agent",
     ]);
-    agents_ready();
+    until_ready(AGENTS);
     namespace.until_ok("client", url);
     let later = Namespace::with_backend("e2e-api-server-later");
     later.clients(&[("client", "node1")]);

@@ -3,8 +3,8 @@
 
 use nodetls_e2e::{Namespace, kubectl, text, wait};
 
-/// A pod with a Service's servers, and its clients, each held on one node.
-const PODS: &str = r"
+/// A server, held on one node, and its Service.
+const SERVER: &str = r"
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: servers}
@@ -30,22 +30,6 @@ metadata: {name: web}
 spec:
   selector: {app: server}
   ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client1}
-spec:
-  nodeSelector: {kubernetes.io/hostname: node1}
-  terminationGracePeriodSeconds: 0
-  containers: [{name: client, image: nodetls.test/client:1}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client2}
-spec:
-  nodeSelector: {kubernetes.io/hostname: node2}
-  terminationGracePeriodSeconds: 0
-  containers: [{name: client, image: nodetls.test/client:1}]
 ";
 
 #[test]
@@ -61,10 +45,9 @@ fn both_nodes_are_ready() {
 #[test]
 fn a_service_answers_by_name_from_both_nodes_and_sees_the_pods_own_address() {
     let namespace = Namespace::new("e2e-smoke-service");
-    namespace.apply(PODS);
-    for pod in ["server", "client1", "client2"] {
-        namespace.wait(&format!("pod/{pod}"), "condition=Ready");
-    }
+    namespace.apply(SERVER);
+    namespace.wait("pod/server", "condition=Ready");
+    namespace.clients(&[("client1", "node1"), ("client2", "node2")]);
     for client in ["client1", "client2"] {
         let address = ["get", "pod", client, "--output=jsonpath={.status.podIP}"];
         let address = namespace.kubectl(&address);

@@ -1,16 +1,10 @@
 //! Uninstalling, as the documents say, and by deleting everything at once. Each ends with nodetls installed again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::{Mutex, PoisonError};
-
-use nodetls_e2e::{Namespace, kubectl, nodetls, on_node, text, until, wait};
-
-static ALONE: Mutex<()> = Mutex::new(());
+use nodetls_e2e::{Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const URL: &str = "http://server/";
-/// Where `cargo xtask cluster install` left what it applied.
-const INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/image/install");
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
 const OURS: &str = "--selector=app.kubernetes.io/part-of=nodetls";
 
@@ -22,11 +16,7 @@ impl Drop for Install {
         let gone = "--for=delete";
         let timeout = "--timeout=60s";
         kubectl(&["wait", gone, "namespace/nodetls-system", timeout]);
-        kubectl(&["apply", "--kustomize", INSTALLED]);
-        for workload in ["daemonset/nodetls-agent", "deployment/nodetls-controller"] {
-            let status = ["--namespace", nodetls::NAMESPACE, "rollout", "status"];
-            kubectl(&[&status[..], &[workload, "--timeout=90s"]].concat());
-        }
+        nodetls::install();
     }
 }
 
@@ -76,7 +66,7 @@ fn assert_clean(namespace: &Namespace) {
 
 #[test]
 fn the_documented_way_leaves_nothing() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let namespace = served("e2e-uninstall");
     let again = Install;
     kubectl(&["apply", "--kustomize", &format!("{MANIFESTS}/uninstall")]);
@@ -95,10 +85,12 @@ fn the_documented_way_leaves_nothing() {
 
 #[test]
 fn deleting_everything_at_once_leaves_no_pins() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let namespace = served("e2e-delete");
     let again = Install;
-    kubectl(&["delete", "--kustomize", INSTALLED, "--timeout=90s"]);
+    let installed = nodetls::installed();
+    let installed = installed.to_str().unwrap();
+    kubectl(&["delete", "--kustomize", installed, "--timeout=90s"]);
     assert_clean(&namespace);
     // Nobody was left who could remove it; a new controller goes on from it.
     assert!(ancestors(&namespace).contains("nodetls.io/controller"));
