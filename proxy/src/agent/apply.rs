@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use tokio::time::Instant;
 
 use super::report::{conditions, log_status};
-use super::{Agent, MANIFESTS, TARGETS};
+use super::{Agent, MANIFESTS, RECONCILE, TARGETS};
 use crate::policy::{self, ObjectName, PolicyStatus};
 use crate::source::Update;
 
@@ -47,6 +48,7 @@ impl Agent {
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
+                self.publish_again = None;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation);
                 self.readiness.clear(TARGETS);
@@ -58,6 +60,8 @@ impl Agent {
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
+                // A map may have room again, and a freed id have rested.
+                self.publish_again = Some(Instant::now() + RECONCILE);
             }
         }
     }

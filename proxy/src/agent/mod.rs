@@ -133,6 +133,8 @@ struct Agent {
     /// Whether the objects were ever complete.
     complete: bool,
     published: bool,
+    /// When to try again what could not be published.
+    publish_again: Option<Instant>,
     generation: u64,
     publisher: Publisher,
     proxy: Arc<Proxy>,
@@ -219,6 +221,7 @@ impl Agent {
             snapshot: Arc::default(),
             complete: false,
             published: false,
+            publish_again: None,
             generation: 0,
             publisher,
             proxy,
