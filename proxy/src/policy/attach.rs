@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use std::sync::Arc;
 
 use super::conflict::{self, Winners};
 use super::endpoints::Slices;
 use super::service::{self, Port, Scope, View};
-use super::snapshot::{ObjectName, Refusal, Snapshot, Target};
+use super::snapshot::{ObjectName, Refusal, Snapshot, Target, Upstream};
 use super::status::{AncestorStatus, Condition, PolicyStatus, Reason, quoted};
 use super::validate::TargetRef;
 use super::{Objects, Policy};
@@ -16,6 +15,7 @@ use super::{Objects, Policy};
 /// The policies in order of precedence, the Services that they target, and who won what.
 pub(super) struct Attached<'a> {
     policies: &'a [Policy<'a>],
+    slices: Slices<'a>,
     views: Vec<View<'a>>,
     /// For each policy and each of its targets: the place in `views` and the ports; or why there are none.
     found: Vec<Vec<Result<(usize, Scope), String>>>,
@@ -40,6 +40,7 @@ impl<'a> Attached<'a> {
         }
         Self {
             policies,
+            slices: services.slices,
             views: services.views,
             found,
             winners,
@@ -47,9 +48,8 @@ impl<'a> Attached<'a> {
     }
 
     /// Every address of every port on which a policy is in force.
-    pub(super) fn snapshot(&self, slices: &BTreeMap<ObjectName, EndpointSlice>) -> Snapshot {
-        let slices = Slices::new(slices);
-        let mut claims: BTreeMap<SocketAddr, Vec<Target>> = BTreeMap::new();
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut claims: BTreeMap<SocketAddr, Vec<Arc<Target>>> = BTreeMap::new();
         for (service, view) in self.views.iter().enumerate() {
             for (port, policy) in self.in_force(service, Scope::Service) {
                 let policy = &self.policies[policy];
@@ -57,24 +57,36 @@ impl<'a> Attached<'a> {
                     .plan
                     .clone()
                     .map_err(|condition| refusal(policy, condition));
-                for ip in &view.addresses {
-                    claims
-                        .entry(SocketAddr::new(*ip, port.number))
-                        .or_default()
-                        .push(Target {
-                            service: view.name.clone(),
-                            port: port.number,
-                            policy: policy.name.clone(),
-                            policy_uid: policy.uid.clone(),
-                            plan: plan.clone(),
-                            upstream: slices.upstream(view.name, port.name, *ip),
-                        });
+                let target = |dialled: SocketAddr| {
+                    Arc::new(Target {
+                        service: view.name.clone(),
+                        port: port.number,
+                        policy: policy.name.clone(),
+                        policy_uid: policy.uid.clone(),
+                        plan: plan.clone(),
+                        upstream: self.upstream(view, port, dialled),
+                    })
+                };
+                // There may be thousands of addresses; what they share depends on the family alone.
+                let mut of_family = [None, None];
+                for dialled in &port.addresses {
+                    let target = of_family[usize::from(dialled.is_ipv6())]
+                        .get_or_insert_with(|| target(*dialled));
+                    let claims = claims.entry(*dialled).or_default();
+                    claims.push(Arc::clone(target));
                 }
             }
         }
         Snapshot {
             targets: conflict::settle(claims),
         }
+    }
+
+    fn upstream(&self, view: &View, port: &Port, dialled: SocketAddr) -> Upstream {
+        if view.headless {
+            return Upstream::ServiceAddress;
+        }
+        self.slices.upstream(view.name, port.name, dialled.ip())
     }
 
     /// The TCP ports of a scope that have a policy, each with its place.
@@ -204,7 +216,8 @@ impl<'a> Attached<'a> {
         warnings
     }
 
-    /// Why a valid policy is not in effect on some of its addresses: another Service has them too.
+    /// Why a valid policy is not in effect on some of its addresses: another Service has them too. Of thousands of them
+    /// the first only.
     fn refused_addresses(
         &self,
         policy: usize,
@@ -212,15 +225,21 @@ impl<'a> Attached<'a> {
         scope: Scope,
         snapshot: &Snapshot,
     ) -> Vec<String> {
+        const SHOWN: usize = 8;
         let own = self.own_ports(policy, service, scope);
-        let addresses = own.flat_map(move |port| {
-            let ips = self.views[service].addresses.iter();
-            ips.map(|ip| SocketAddr::new(*ip, port.number))
-        });
-        let targets = addresses.filter_map(|address| snapshot.targets.get(&address));
-        targets
-            .filter_map(|target| Some(target.plan.as_ref().err()?.message.clone()))
-            .collect()
+        let addresses = own.flat_map(|port| &port.addresses);
+        let targets = addresses.filter_map(|address| snapshot.targets.get(address));
+        let mut refusals = targets.filter_map(|target| target.plan.as_ref().err());
+        let shown = refusals.by_ref().take(SHOWN);
+        let mut messages: Vec<_> = shown.map(|refusal| refusal.message.clone()).collect();
+        let hidden = refusals.count();
+        if hidden > 0 {
+            messages.push(format!(
+                "and {hidden} more addresses of Service {} likewise",
+                self.views[service].name
+            ));
+        }
+        messages
     }
 }
 
@@ -228,6 +247,7 @@ impl<'a> Attached<'a> {
 struct Services<'a> {
     objects: &'a Objects,
     owners: service::ClusterIps<'a>,
+    slices: Slices<'a>,
     views: Vec<View<'a>>,
     places: HashMap<&'a ObjectName, usize>,
 }
@@ -238,6 +258,7 @@ impl<'a> Services<'a> {
         Self {
             objects,
             owners,
+            slices: Slices::new(&objects.endpoint_slices),
             views: Vec::new(),
             places: HashMap::new(),
         }
@@ -252,7 +273,8 @@ impl<'a> Services<'a> {
             ));
         };
         let place = *self.places.entry(name).or_insert_with(|| {
-            self.views.push(View::new(name, service, &self.owners));
+            let view = View::new(name, service, &self.owners, &self.slices);
+            self.views.push(view);
             self.views.len() - 1
         });
         Ok((place, self.views[place].scope(target.section.as_deref())?))

@@ -52,21 +52,21 @@ impl Winners {
 /// One target for each address. Two Services can share an external address; where they want different things of it,
 /// nobody can tell which one a client means, so it is refused.
 pub(super) fn settle(
-    claims: BTreeMap<SocketAddr, Vec<Target>>,
+    claims: BTreeMap<SocketAddr, Vec<Arc<Target>>>,
 ) -> BTreeMap<SocketAddr, Arc<Target>> {
     let settled = claims.into_iter().filter_map(|(address, mut targets)| {
         targets.sort_by(|a, b| a.service.cmp(&b.service));
         let disagreement = disagreement(address, &targets);
         let mut target = targets.into_iter().next()?;
         if let Some(refusal) = disagreement {
-            target.plan = Err(refusal);
+            Arc::make_mut(&mut target).plan = Err(refusal);
         }
-        Some((address, Arc::new(target)))
+        Some((address, target))
     });
     settled.collect()
 }
 
-fn disagreement(address: SocketAddr, targets: &[Target]) -> Option<Refusal> {
+fn disagreement(address: SocketAddr, targets: &[Arc<Target>]) -> Option<Refusal> {
     let (first, others) = targets.split_first()?;
     if others
         .iter()

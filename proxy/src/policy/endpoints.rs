@@ -1,14 +1,18 @@
-//! Where to dial for a target: the address itself, or endpoints that we pick from.
+//! EndpointSlices: where to dial for a target, or of a headless Service, what clients dial.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
+use super::service::parse_ip;
 use super::snapshot::{ObjectName, Upstream};
 
 /// The label by which a slice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The label of a headless Service's slices. In a cluster no others are asked for.
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// EndpointSlices by Service (namespace, name).
 pub(super) struct Slices<'a>(HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>);
@@ -17,17 +21,32 @@ impl<'a> Slices<'a> {
     pub(super) fn new(slices: &'a BTreeMap<ObjectName, EndpointSlice>) -> Self {
         let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
         for (name, slice) in slices {
-            if let Some(service) = slice
-                .metadata
-                .labels
-                .iter()
-                .find_map(|l| l.get(SERVICE_NAME))
-            {
-                let key = (name.namespace.as_str(), service.as_str());
+            if let Some(service) = label(slice, SERVICE_NAME) {
+                let key = (name.namespace.as_str(), service);
                 by_service.entry(key).or_default().push(slice);
             }
         }
         Self(by_service)
+    }
+
+    /// What clients of a headless Service dial for its port: every endpoint that they can have found, whatever its
+    /// conditions, at the slice's port number.
+    pub(super) fn dialled(&self, service: &ObjectName, port_name: &str) -> Vec<SocketAddr> {
+        let mut found = BTreeSet::new();
+        for slice in self.of(service) {
+            let ports = slice.ports.iter().flatten();
+            for port in ports.filter_map(|port| number(port, port_name)) {
+                let texts = slice.endpoints.iter().flat_map(|e| &e.addresses);
+                let ips = texts.filter_map(|text| parse_ip(text));
+                found.extend(ips.map(|ip| SocketAddr::new(ip, port)));
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    fn of<'b>(&'b self, service: &'b ObjectName) -> &'b [&'a EndpointSlice] {
+        let key = (service.namespace.as_str(), service.name.as_str());
+        self.0.get(&key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The ready endpoints of a Service's port, in the family of the address that the client dialled.
@@ -37,15 +56,17 @@ impl<'a> Slices<'a> {
         port_name: &str,
         dialled: IpAddr,
     ) -> Upstream {
-        let Some(slices) = self
-            .0
-            .get(&(service.namespace.as_str(), service.name.as_str()))
-        else {
+        // A cluster shows slices with this label only: here they are left over, and kube-proxy knows better.
+        let slices = self.of(service).iter();
+        let mut slices = slices
+            .filter(|slice| label(slice, HEADLESS).is_none())
+            .peekable();
+        if slices.peek().is_none() {
             return Upstream::ServiceAddress;
-        };
+        }
         let family = if dialled.is_ipv4() { "IPv4" } else { "IPv6" };
         let mut found = BTreeSet::new();
-        for slice in slices.iter().filter(|slice| slice.address_type == family) {
+        for slice in slices.filter(|slice| slice.address_type == family) {
             let ports = slice.ports.iter().flatten();
             for port in ports.filter_map(|port| number(port, port_name)) {
                 let ready = slice.endpoints.iter().filter(|endpoint| is_ready(endpoint));
@@ -60,12 +81,14 @@ impl<'a> Slices<'a> {
     }
 }
 
-/// The port's number, if it is the TCP port of that name.
+fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a str> {
+    let labels = slice.metadata.labels.as_ref()?;
+    labels.get(key).map(String::as_str)
+}
+
+/// The port's number, if it is the TCP port of that name; a misspelt protocol counts as TCP, as in a Service.
 fn number(port: &EndpointPort, name: &str) -> Option<u16> {
-    let tcp = port
-        .protocol
-        .as_deref()
-        .is_none_or(|protocol| protocol == "TCP");
+    let tcp = !matches!(port.protocol.as_deref(), Some("UDP" | "SCTP"));
     let named = port.name.as_deref().unwrap_or_default() == name;
     if !tcp || !named {
         return None;

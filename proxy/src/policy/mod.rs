@@ -25,6 +25,7 @@ use std::sync::Arc;
 pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
+pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
 pub use objects::Objects;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
@@ -52,7 +53,7 @@ pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
         .map(|(name, policy)| Policy::new(name, policy, &mut authorities))
         .collect();
     let attached = Attached::new(objects, &policies);
-    let snapshot = attached.snapshot(&objects.endpoint_slices);
+    let snapshot = attached.snapshot();
     let mut statuses = attached.statuses(&snapshot);
     statuses.sort_by(|a, b| a.policy.cmp(&b.policy));
     Compiled { snapshot, statuses }

@@ -12,7 +12,8 @@ use super::{BackendTlsPolicy, CaName, CaObject, ObjectName};
 pub struct Objects {
     /// Services: the targets, and the owners of the addresses.
     pub services: BTreeMap<ObjectName, Service>,
-    /// EndpointSlices; none for a Service means that somebody else (kube-proxy) picks its endpoints.
+    /// EndpointSlices: what clients of a headless Service dial. Of another Service, where we dial; none means that
+    /// somebody else (kube-proxy) picks its endpoints.
     pub endpoint_slices: BTreeMap<ObjectName, EndpointSlice>,
     /// ConfigMaps and Secrets that CA references may name.
     pub ca_objects: BTreeMap<CaName, CaObject>,

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
+use super::endpoints::{HEADLESS, SERVICE_NAME, Slices};
 use super::snapshot::ObjectName;
 use super::status::{listed, quoted};
 
@@ -20,7 +21,8 @@ pub(super) enum Scope {
 pub(super) struct View<'a> {
     pub(super) name: &'a ObjectName,
     pub(super) ports: Vec<Port<'a>>,
-    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Clients dial its endpoints themselves.
+    pub(super) headless: bool,
     /// What is not covered and why, for the policy's author.
     pub(super) notes: Vec<String>,
 }
@@ -30,6 +32,8 @@ pub(super) struct Port<'a> {
     /// Empty for the unnamed port of a Service that has only one.
     pub(super) name: &'a str,
     pub(super) number: u16,
+    /// What clients dial for it.
+    pub(super) addresses: Vec<SocketAddr>,
     protocol: &'a str,
     app_protocol: &'a str,
 }
@@ -52,7 +56,12 @@ pub(super) fn cluster_ips(services: &BTreeMap<ObjectName, Service>) -> ClusterIp
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(name: &'a ObjectName, service: &'a Service, owners: &ClusterIps) -> Self {
+    pub(super) fn new(
+        name: &'a ObjectName,
+        service: &'a Service,
+        owners: &ClusterIps,
+        slices: &Slices,
+    ) -> Self {
         let ports = service
             .spec
             .iter()
@@ -60,7 +69,7 @@ impl<'a> View<'a> {
         let mut view = Self {
             name,
             ports: ports.filter_map(Port::new).collect(),
-            addresses: BTreeSet::new(),
+            headless: cluster_ip_texts(service).any(|ip| ip == "None"),
             notes: Vec::new(),
         };
         if view.ports.is_empty() {
@@ -69,20 +78,52 @@ impl<'a> View<'a> {
         let external_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
         if external_name == Some("ExternalName") {
             view.note("is an ExternalName: it has no address of its own, and is not covered yet");
-        } else if cluster_ip_texts(service).any(|ip| ip == "None") {
-            view.note("is headless (clusterIP: None): connections to its pods are not covered yet");
+        } else if view.headless {
+            view.read_endpoints(owners, slices);
         } else {
             view.read_addresses(service, owners);
         }
         view
     }
 
+    /// Whoever has an endpoint's address dials it. One that can't be a pod's is none of this Service's.
+    fn read_endpoints(&mut self, owners: &ClusterIps, slices: &Slices) {
+        let mut others = BTreeSet::new();
+        for port in &mut self.ports {
+            let dialled = slices.dialled(self.name, port.name).into_iter();
+            port.addresses = dialled
+                .filter(|dialled| {
+                    let ip = dialled.ip();
+                    let ours = !is_special(ip) && !owners.contains_key(&ip);
+                    if !ours {
+                        others.insert(ip);
+                    }
+                    ours
+                })
+                .collect();
+        }
+        if !others.is_empty() {
+            self.note(&format!(
+                "has endpoints that are not covered, as no pod has such an address, or it is a clusterIP: {}",
+                listed(others.iter())
+            ));
+        }
+        if self.ports.iter().all(|port| port.addresses.is_empty()) {
+            self.note(&format!(
+                "is headless (clusterIP: None) and has no endpoint at the moment: there is nothing to cover; label \
+                 EndpointSlices of your own {HEADLESS}: \"\" and {SERVICE_NAME}: {}",
+                self.name.name
+            ));
+        }
+    }
+
     /// ClusterIPs are the Service's by right. Other addresses its author chose freely: one that can't belong to a
     /// Service, or is another's ClusterIP, must not turn other people's connections.
     fn read_addresses(&mut self, service: &'a Service, owners: &ClusterIps) {
+        let mut ips = BTreeSet::new();
         for text in cluster_ip_texts(service) {
             match parse_ip(text) {
-                Some(ip) => _ = self.addresses.insert(ip),
+                Some(ip) => _ = ips.insert(ip),
                 None => self.note(&format!(
                     "has clusterIP {}: not an IP address",
                     quoted(text)
@@ -105,10 +146,14 @@ impl<'a> View<'a> {
                         "has address {ip}: not covered, it is {owner}'s clusterIP"
                     ));
                 }
-                _ => _ = self.addresses.insert(ip),
+                _ => _ = ips.insert(ip),
             }
         }
-        if self.addresses.is_empty() {
+        for port in &mut self.ports {
+            let dialled = ips.iter().map(|ip| SocketAddr::new(*ip, port.number));
+            port.addresses = dialled.collect();
+        }
+        if ips.is_empty() {
             self.note("has no address to cover: in a manifest for nodetls, set spec.clusterIP");
         }
     }
@@ -193,6 +238,7 @@ impl<'a> Port<'a> {
         Some(Self {
             name: port.name.as_deref().unwrap_or_default(),
             number,
+            addresses: Vec::new(),
             protocol: port.protocol.as_deref().unwrap_or("TCP"),
             app_protocol: port.app_protocol.as_deref().unwrap_or_default(),
         })
@@ -245,7 +291,7 @@ fn chosen_texts(service: &Service) -> impl Iterator<Item = &str> {
 }
 
 /// The hooks see a v4-mapped IPv6 address as the IPv4 address it is.
-fn parse_ip(text: &str) -> Option<IpAddr> {
+pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 

@@ -3,6 +3,7 @@
 
 mod ca;
 mod conflict;
+mod headless;
 mod properties;
 mod secrets;
 mod service;
@@ -91,8 +92,12 @@ impl World {
     }
 
     /// An EndpointSlice of the Service `web`.
-    fn slice(mut self, name: &str, mut slice: Value) -> Self {
-        slice["metadata"] = json!({"labels": {"kubernetes.io/service-name": "web"}});
+    fn slice(self, name: &str, slice: Value) -> Self {
+        self.slice_with_labels(name, json!({"kubernetes.io/service-name": "web"}), slice)
+    }
+
+    fn slice_with_labels(mut self, name: &str, labels: Value, mut slice: Value) -> Self {
+        slice["metadata"] = json!({"labels": labels});
         let slice = serde_json::from_value(slice).unwrap();
         self.objects
             .endpoint_slices

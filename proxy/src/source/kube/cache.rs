@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,7 +22,7 @@ use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 const FILE: &str = "objects";
 
 /// Before the digest in the header. Another number for another layout of what is kept.
-const MAGIC: &str = "nodetls-objects 2 ";
+const MAGIC: &str = "nodetls-objects 3 ";
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,7 @@ pub(super) struct Kept {
     /// Seconds since 1970 (UTC).
     written: u64,
     services: Vec<Service>,
+    endpoint_slices: Vec<EndpointSlice>,
     ca_objects: Vec<(CaName, CaObject)>,
     policies: Vec<BackendTlsPolicy>,
     pub(super) namespaces: Namespaces,
@@ -54,6 +56,7 @@ impl Kept {
         Self {
             written: 0,
             services: objects.services.into_values().collect(),
+            endpoint_slices: objects.endpoint_slices.into_values().collect(),
             ca_objects: objects.ca_objects.into_iter().collect(),
             policies: objects.policies.into_values().collect(),
             namespaces,
@@ -65,7 +68,7 @@ impl Kept {
     pub(super) fn objects(self) -> Objects {
         Objects {
             services: by_name(self.services, |service| &service.metadata),
-            endpoint_slices: BTreeMap::new(),
+            endpoint_slices: by_name(self.endpoint_slices, |slice| &slice.metadata),
             policies: by_name(self.policies, |policy| &policy.metadata),
             ..mirrored(self.ca_objects)
         }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source};
 use crate::pods::decide::{ANNOTATIONS, PodInfo, cgroup_uid};
-use crate::policy::{BackendTlsPolicy, CaName, CaObject};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, HEADLESS, SERVICE_NAME};
 
 /// What a Namespace says about its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,32 @@ pub(super) fn service(mut service: Service) -> Option<Service> {
         status.conditions = None;
     }
     Some(service)
+}
+
+/// Of a headless Service: whether an endpoint is ready is nothing to us, and no reason to compile again.
+pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<EndpointSlice> {
+    let mut labels = slice.metadata.labels.unwrap_or_default();
+    labels.retain(|key, _| [SERVICE_NAME, HEADLESS].contains(&key.as_str()));
+    let endpoint = |endpoint: Endpoint| Endpoint {
+        addresses: endpoint.addresses,
+        ..Endpoint::default()
+    };
+    let port = |port: EndpointPort| EndpointPort {
+        app_protocol: None,
+        ..port
+    };
+    let ports = slice.ports.unwrap_or_default().into_iter();
+    Some(EndpointSlice {
+        metadata: ObjectMeta {
+            namespace: slice.metadata.namespace,
+            name: slice.metadata.name,
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        address_type: slice.address_type,
+        endpoints: slice.endpoints.into_iter().map(endpoint).collect(),
+        ports: Some(ports.map(port).collect()),
+    })
 }
 
 pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Namespace> {
