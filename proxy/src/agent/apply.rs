@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::report::{conditions, log_status};
 use super::{Agent, MANIFESTS, RECONCILE, TARGETS};
-use crate::policy::{self, ObjectName, PolicyStatus};
+use crate::policy::{ObjectName, PolicyStatus};
 use crate::source::Update;
 
 impl Agent {
@@ -24,7 +24,8 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
+        let roots = self.system_roots.as_ref();
+        let compiled = self.compiler.compile(&update.objects, roots);
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
         self.complete |= update.complete;
@@ -67,14 +68,19 @@ impl Agent {
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.
-    fn report(&mut self, statuses: Vec<PolicyStatus>, files: &BTreeMap<ObjectName, PathBuf>) {
-        for status in statuses
-            .iter()
-            .filter(|status| !self.statuses.contains(status))
-        {
+    fn report(&mut self, statuses: Vec<Arc<PolicyStatus>>, files: &BTreeMap<ObjectName, PathBuf>) {
+        if *self.statuses == *statuses {
+            return;
+        }
+        let before = &self.statuses;
+        let known = |status: &Arc<PolicyStatus>| {
+            let place = before.binary_search_by(|other| other.policy.cmp(&status.policy));
+            place.is_ok_and(|place| before[place] == *status)
+        };
+        for status in statuses.iter().filter(|status| !known(status)) {
             log_status(status, files.get(&status.policy));
         }
-        let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
+        let conditions: Vec<_> = statuses.iter().flat_map(|one| conditions(one)).collect();
         self.metrics.set_policy_status(&conditions);
         self.statuses = statuses.into();
         let policies = Arc::clone(&self.statuses);

@@ -31,7 +31,7 @@ use crate::exec;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{CaBundle, PolicyStatus, Snapshot};
+use crate::policy::{CaBundle, Compiler, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
@@ -128,7 +128,9 @@ struct Agent {
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
     system_roots: Option<Arc<CaBundle>>,
-    statuses: Arc<[PolicyStatus]>,
+    compiler: Compiler,
+    /// By name.
+    statuses: Arc<[Arc<PolicyStatus>]>,
     snapshot: Arc<Snapshot>,
     /// Whether the objects were ever complete.
     complete: bool,
@@ -217,6 +219,7 @@ impl Agent {
             audit,
             standing_by: false,
             system_roots: roots.bundle,
+            compiler: Compiler::default(),
             statuses: Arc::default(),
             snapshot: Arc::default(),
             complete: false,

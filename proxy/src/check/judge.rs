@@ -22,7 +22,7 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
     });
     let mut bundles = policy::ca_bundles(objects);
     let named = policy::ca_names(objects);
-    let judge = |status: PolicyStatus| {
+    let judge = |status: Arc<PolicyStatus>| {
         let bundles = bundles.remove(&status.policy).unwrap_or_default();
         let mut report = judge_policy(&status, &bundles, now, expiry_days);
         let named = named.get(&status.policy).into_iter().flatten();

@@ -17,7 +17,7 @@ use super::error::{TIMEOUT, describe, is_not_found, within};
 use super::events::{Events, notices};
 use super::mirror::{diff, mirror};
 use super::status_writer::{Outcome, StatusWriter, Wanted};
-use crate::policy::{self, CaBundle, CaName, ObjectName, Objects, ca_names};
+use crate::policy::{CaBundle, CaName, Compiler, ObjectName, Objects, ca_names};
 use crate::readiness::Readiness;
 use crate::source::kube::mirror_name;
 
@@ -39,6 +39,7 @@ pub struct Controller {
     statuses: StatusWriter,
     events: Events,
     system_roots: Option<Arc<CaBundle>>,
+    compiler: Compiler,
 }
 
 /// What could not be done, a sentence each. `None` of them is final.
@@ -62,6 +63,7 @@ impl Controller {
             namespace: namespace.to_owned(),
             client,
             system_roots,
+            compiler: Compiler::default(),
         }
     }
 
@@ -148,7 +150,8 @@ impl Controller {
             .iter()
             .filter_map(|(name, found)| Some((name.clone(), found.clone()?)));
         objects.ca_objects = found.collect();
-        let compiled = policy::compile(&objects, self.system_roots.as_ref());
+        let roots = self.system_roots.as_ref();
+        let compiled = self.compiler.compile(&objects, roots);
         let complete = |name| {
             let mut sources = named.get(name).into_iter().flatten();
             sources.all(|source| known.contains_key(source))

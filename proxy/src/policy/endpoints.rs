@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
@@ -14,19 +15,36 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label of a headless Service's slices. In a cluster no others are asked for.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// EndpointSlices by Service (namespace, name).
-pub(super) struct Slices<'a>(HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>);
+/// EndpointSlices by Service, and by their own names.
+#[derive(Default)]
+pub(super) struct Slices(HashMap<ObjectName, BTreeMap<ObjectName, Arc<EndpointSlice>>>);
 
-impl<'a> Slices<'a> {
-    pub(super) fn new(slices: &'a BTreeMap<ObjectName, EndpointSlice>) -> Self {
-        let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
-        for (name, slice) in slices {
-            if let Some(service) = label(slice, SERVICE_NAME) {
-                let key = (name.namespace.as_str(), service);
-                by_service.entry(key).or_default().push(slice);
-            }
+impl Slices {
+    /// Enters a slice. The Service that it belongs to.
+    pub(super) fn insert(
+        &mut self,
+        name: &ObjectName,
+        slice: Arc<EndpointSlice>,
+    ) -> Option<ObjectName> {
+        let service = owner(name, &slice)?;
+        let of_service = self.0.entry(service.clone()).or_default();
+        of_service.insert(name.clone(), slice);
+        Some(service)
+    }
+
+    /// Takes a slice out, which was entered. The Service that it belongs to.
+    pub(super) fn remove(
+        &mut self,
+        name: &ObjectName,
+        slice: &EndpointSlice,
+    ) -> Option<ObjectName> {
+        let service = owner(name, slice)?;
+        let of_service = self.0.get_mut(&service)?;
+        of_service.remove(name);
+        if of_service.is_empty() {
+            self.0.remove(&service);
         }
-        Self(by_service)
+        Some(service)
     }
 
     /// What clients of a headless Service dial for its port: every endpoint that they can have found, whatever its
@@ -44,9 +62,9 @@ impl<'a> Slices<'a> {
         found.into_iter().collect()
     }
 
-    fn of<'b>(&'b self, service: &'b ObjectName) -> &'b [&'a EndpointSlice] {
-        let key = (service.namespace.as_str(), service.name.as_str());
-        self.0.get(&key).map(Vec::as_slice).unwrap_or_default()
+    fn of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        let slices = self.0.get(service).into_iter().flat_map(BTreeMap::values);
+        slices.map(AsRef::as_ref)
     }
 
     /// The ready endpoints of a Service's port, in the family of the address that the client dialled.
@@ -57,8 +75,8 @@ impl<'a> Slices<'a> {
         dialled: IpAddr,
     ) -> Upstream {
         // A cluster shows slices with this label only: here they are left over, and kube-proxy knows better.
-        let slices = self.of(service).iter();
-        let mut slices = slices
+        let mut slices = self
+            .of(service)
             .filter(|slice| label(slice, HEADLESS).is_none())
             .peekable();
         if slices.peek().is_none() {
@@ -79,6 +97,11 @@ impl<'a> Slices<'a> {
         }
         Upstream::Endpoints(found.into_iter().collect())
     }
+}
+
+fn owner(slice_name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
+    let service = label(slice, SERVICE_NAME)?;
+    Some(ObjectName::new(&slice_name.namespace, service))
 }
 
 fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a str> {

@@ -7,6 +7,7 @@ mod api;
 mod attach;
 mod ca;
 mod ca_object;
+mod compiler;
 mod conflict;
 mod endpoints;
 mod fields;
@@ -20,11 +21,13 @@ mod tests;
 mod unknown;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
+pub use compiler::Compiler;
 pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
 pub use objects::Objects;
 pub use snapshot::{
@@ -32,9 +35,10 @@ pub use snapshot::{
 };
 pub use status::{AncestorStatus, Condition, PolicyStatus, Reason};
 
-use attach::Attached;
+use k8s_openapi::jiff::Timestamp;
+
 use ca::{Authorities, Resolved};
-use validate::Spec;
+use validate::{Spec, Trust};
 
 /// What [`compile`] makes of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,28 +46,20 @@ pub struct Compiled {
     /// For the data plane.
     pub snapshot: Snapshot,
     /// One for each policy, by name.
-    pub statuses: Vec<PolicyStatus>,
+    pub statuses: Vec<Arc<PolicyStatus>>,
 }
 
 /// Compiles `objects`. `system` is the node's trust store, which `wellKnownCACertificates: System` names.
 pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
-    let mut authorities = Authorities::new(objects, system);
-    let policies: Vec<Policy> = conflict::by_precedence(&objects.policies)
-        .into_iter()
-        .map(|(name, policy)| Policy::new(name, policy, &mut authorities))
-        .collect();
-    let attached = Attached::new(objects, &policies);
-    let snapshot = attached.snapshot();
-    let mut statuses = attached.statuses(&snapshot);
-    statuses.sort_by(|a, b| a.policy.cmp(&b.policy));
-    Compiled { snapshot, statuses }
+    Compiler::default().compile(objects, system)
 }
 
 /// A policy, read: what it asks for, whatever its targets are.
-struct Policy<'a> {
-    name: &'a ObjectName,
+struct Policy {
+    name: ObjectName,
     uid: Option<String>,
     generation: Option<i64>,
+    created: Option<Timestamp>,
     spec: Spec,
     /// What its author should know of the spec, although it is no mistake.
     warnings: Vec<String>,
@@ -71,15 +67,23 @@ struct Policy<'a> {
     plan: Result<Arc<Origination>, Condition>,
     /// Condition `ResolvedRefs`.
     resolved_refs: Option<Condition>,
+    /// The CA objects that it names, whether or not they exist.
+    cas: Vec<CaName>,
 }
 
-impl<'a> Policy<'a> {
-    fn new(name: &'a ObjectName, policy: &BackendTlsPolicy, authorities: &mut Authorities) -> Self {
+impl Policy {
+    fn new(
+        name: &ObjectName,
+        policy: &BackendTlsPolicy,
+        authorities: &mut Authorities,
+        objects: &Objects,
+        system: Option<&Arc<CaBundle>>,
+    ) -> Self {
         let spec = validate::read(&policy.spec);
         let generation = policy.metadata.generation;
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
         let Resolved { roots, condition } = match &spec.trust {
-            Some(trust) => authorities.resolve(&name.namespace, trust),
+            Some(trust) => authorities.resolve(&name.namespace, trust, objects, system),
             None => Resolved {
                 roots: Err(invalid()),
                 condition: None,
@@ -98,14 +102,32 @@ impl<'a> Policy<'a> {
         } else {
             Err(invalid())
         };
+        let refs = match &spec.trust {
+            Some(Trust::Refs(refs)) => refs.as_slice(),
+            Some(Trust::System) | None => &[],
+        };
+        let cas = refs
+            .iter()
+            .filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
+        let created = policy.metadata.creation_timestamp.as_ref();
         Self {
-            name,
+            name: name.clone(),
             uid: policy.metadata.uid.clone(),
             generation,
+            created: created.map(|time| time.0),
+            cas: cas.collect(),
             spec,
             warnings: unknown::unknown_fields(&policy.spec),
             plan,
             resolved_refs: condition,
         }
+    }
+
+    /// The Services that it names, whether or not they exist.
+    fn services(&self) -> BTreeSet<ObjectName> {
+        let targets = self.spec.targets.iter();
+        targets
+            .map(|target| ObjectName::new(&self.name.namespace, &target.service))
+            .collect()
     }
 }

@@ -4,6 +4,7 @@
 mod ca;
 mod conflict;
 mod headless;
+mod incremental;
 mod properties;
 mod secrets;
 mod service;
@@ -67,7 +68,9 @@ impl World {
 
     fn service_with_status(mut self, name: &str, spec: Value, status: Value) -> Self {
         let service = serde_json::from_value(json!({"spec": spec, "status": status})).unwrap();
-        self.objects.services.insert(default_name(name), service);
+        self.objects
+            .services
+            .insert(default_name(name), Arc::new(service));
         self
     }
 
@@ -101,14 +104,16 @@ impl World {
         let slice = serde_json::from_value(slice).unwrap();
         self.objects
             .endpoint_slices
-            .insert(default_name(name), slice);
+            .insert(default_name(name), Arc::new(slice));
         self
     }
 
     /// A policy as in a file: without creationTimestamp.
     fn policy(mut self, name: &str, spec: Value) -> Self {
         let policy = serde_json::from_value(json!({"spec": spec})).unwrap();
-        self.objects.policies.insert(default_name(name), policy);
+        self.objects
+            .policies
+            .insert(default_name(name), Arc::new(policy));
         self
     }
 
@@ -117,7 +122,7 @@ impl World {
         self = self.policy(name, spec);
         let policy = self.objects.policies.get_mut(&default_name(name)).unwrap();
         let created = Timestamp::from_second(second).unwrap();
-        policy.metadata.creation_timestamp = Some(Time(created));
+        Arc::make_mut(policy).metadata.creation_timestamp = Some(Time(created));
         self
     }
 
@@ -282,6 +287,6 @@ fn unreadable_metadata_loses_a_field_and_not_the_policy() {
 fn the_status_carries_the_generation() {
     let mut world = World::new().policy("p", spec("web", None));
     let policy = world.objects.policies.get_mut(&default_name("p")).unwrap();
-    policy.metadata.generation = Some(3);
+    Arc::make_mut(policy).metadata.generation = Some(3);
     assert_eq!(world.compile().status("p").generation, Some(3));
 }

@@ -191,7 +191,7 @@ async fn slices_are_those_of_headless_services_and_little_of_them() {
     let mut kube = start(plane.agent().await, &plane.dir.path().join("cache"));
     let first = kube.next().await.objects.endpoint_slices;
     assert!(first.keys().eq([&name("db-1")]), "{first:?}");
-    let kept = serde_json::to_value(&first[&name("db-1")]).unwrap();
+    let kept = serde_json::to_value(&*first[&name("db-1")]).unwrap();
     let expected = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"namespace": "shop", "name": "db-1", "labels": {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Service;
@@ -55,10 +56,10 @@ impl Kept {
     pub(super) fn new(objects: Objects, namespaces: Namespaces, pods: Pods) -> Self {
         Self {
             written: 0,
-            services: objects.services.into_values().collect(),
-            endpoint_slices: objects.endpoint_slices.into_values().collect(),
+            services: values(objects.services),
+            endpoint_slices: values(objects.endpoint_slices),
             ca_objects: objects.ca_objects.into_iter().collect(),
-            policies: objects.policies.into_values().collect(),
+            policies: values(objects.policies),
             namespaces,
             pods,
         }
@@ -142,14 +143,22 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 }
 
 /// Puts objects back into their place.
-fn by_name<T>(objects: Vec<T>, metadata: impl Fn(&T) -> &ObjectMeta) -> BTreeMap<ObjectName, T> {
+fn by_name<T>(
+    objects: Vec<T>,
+    metadata: impl Fn(&T) -> &ObjectMeta,
+) -> BTreeMap<ObjectName, Arc<T>> {
     let named = objects.into_iter().map(|object| {
         let meta = metadata(&object);
         let name = ObjectName::new(
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         );
-        (name, object)
+        (name, Arc::new(object))
     });
     named.collect()
+}
+
+fn values<T: Clone>(objects: BTreeMap<ObjectName, Arc<T>>) -> Vec<T> {
+    let values = objects.into_values();
+    values.map(Arc::unwrap_or_clone).collect()
 }

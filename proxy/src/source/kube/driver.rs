@@ -52,17 +52,17 @@ pub(super) struct Driver {
     pub(super) dir: Option<PathBuf>,
     pub(super) outputs: Outputs,
     pub(super) crd: Watched<Crd>,
-    pub(super) services: Watched<Service>,
+    pub(super) services: Watched<Arc<Service>>,
     /// Of headless Services only: of others kube-proxy or the CNI picks the endpoint.
-    pub(super) endpoint_slices: Watched<EndpointSlice>,
+    pub(super) endpoint_slices: Watched<Arc<EndpointSlice>>,
     pub(super) namespaces: Watched<Namespace>,
     pub(super) config_maps: Watched<(CaName, CaObject)>,
     /// The node's, with the uids that their cgroups have; `None` when nobody wants them.
     pub(super) pods: Option<Watched<(String, PodInfo)>>,
     /// With their version; `None` while they can't be read.
-    pub(super) policies: Option<(&'static str, Watched<BackendTlsPolicy>)>,
+    pub(super) policies: Option<(&'static str, Watched<Arc<BackendTlsPolicy>>)>,
     /// The policies in force.
-    pub(super) known: BTreeMap<ObjectName, BackendTlsPolicy>,
+    pub(super) known: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
     pub(super) synced: Synced,
     pub(super) cache_failure: Option<String>,
     /// What the last run left, until it is needed or not needed any more.

@@ -1,6 +1,7 @@
 //! What is kept of an object in memory and in the cache: nothing that the compiler does not read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
@@ -24,27 +25,27 @@ pub struct Namespace {
     pub terminating: bool,
 }
 
-pub(super) fn policy(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
-    Some(BackendTlsPolicy {
+pub(super) fn policy(mut object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
+    Some(Arc::new(BackendTlsPolicy {
         metadata: metadata(object.metadata),
         spec: object
             .data
             .get_mut("spec")
             .map(serde_json::Value::take)
             .unwrap_or_default(),
-    })
+    }))
 }
 
-pub(super) fn service(mut service: Service) -> Option<Service> {
+pub(super) fn service(mut service: Service) -> Option<Arc<Service>> {
     service.metadata = metadata(service.metadata);
     if let Some(status) = &mut service.status {
         status.conditions = None;
     }
-    Some(service)
+    Some(Arc::new(service))
 }
 
 /// Of a headless Service: whether an endpoint is ready is nothing to us, and no reason to compile again.
-pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<EndpointSlice> {
+pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<Arc<EndpointSlice>> {
     let mut labels = slice.metadata.labels.unwrap_or_default();
     labels.retain(|key, _| [SERVICE_NAME, HEADLESS].contains(&key.as_str()));
     let endpoint = |endpoint: Endpoint| Endpoint {
@@ -56,7 +57,7 @@ pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<EndpointSlice> {
         ..port
     };
     let ports = slice.ports.unwrap_or_default().into_iter();
-    Some(EndpointSlice {
+    Some(Arc::new(EndpointSlice {
         metadata: ObjectMeta {
             namespace: slice.metadata.namespace,
             name: slice.metadata.name,
@@ -66,7 +67,7 @@ pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<EndpointSlice> {
         address_type: slice.address_type,
         endpoints: slice.endpoints.into_iter().map(endpoint).collect(),
         ports: Some(ports.map(port).collect()),
-    })
+    }))
 }
 
 pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Namespace> {

@@ -21,9 +21,10 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("shop", name)
 }
 
-fn policy(hostname: &str) -> BackendTlsPolicy {
+fn policy(hostname: &str) -> Arc<BackendTlsPolicy> {
     let spec = json!({"validation": {"hostname": hostname}});
-    from_value(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec})).unwrap()
+    let policy = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec});
+    Arc::new(from_value(policy).unwrap())
 }
 
 fn listed(objects: &[(&str, u8)]) -> Signal<u8> {
@@ -136,7 +137,7 @@ fn of_a_policy_what_the_compiler_reads_is_kept() {
         "status": {"ancestors": []},
     }))
     .unwrap();
-    let kept = serde_json::to_value(reduce::policy(object)).unwrap();
+    let kept = serde_json::to_value(reduce::policy(object).as_deref()).unwrap();
     let expected = json!({
         "metadata": {
             "namespace": "shop", "name": "web", "generation": 3, "creationTimestamp": "2026-11-21T00:00:00Z",
@@ -205,7 +206,7 @@ fn of_a_slice_no_condition_is_kept() {
         "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
         "endpoints": [{"addresses": ["10.1.0.1"]}],
     });
-    assert_eq!(serde_json::to_value(kept).unwrap(), expected);
+    assert_eq!(serde_json::to_value(&*kept).unwrap(), expected);
 }
 
 fn mirror_of(kind: &str, name: &str) -> ConfigMap {
@@ -266,7 +267,7 @@ fn objects() -> (Objects, Namespaces) {
     let ca = CaName::config_map("shop", "ca");
     let ca = reduce::mirror(mirror_of("ConfigMap", &mirror_name(&ca))).unwrap();
     let objects = Objects {
-        services: BTreeMap::from([(name("web"), service)]),
+        services: BTreeMap::from([(name("web"), Arc::new(service))]),
         endpoint_slices: BTreeMap::from([(name("db-1"), slice)]),
         ca_objects: BTreeMap::from([ca]),
         policies: BTreeMap::from([(name("web"), policy("web.example"))]),
