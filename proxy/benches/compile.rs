@@ -137,7 +137,8 @@ fn main() {
     let mut full = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
-        let again = compile(&objects, None);
+        let mut compiler = Compiler::default();
+        let again = compiler.compile(&objects, None);
         full.push(start.elapsed());
         assert_eq!(again, compiled);
     }

@@ -4,7 +4,8 @@
 //! a Service's ports, on the Service, its slices, others' ClusterIPs, and the policies that name it ([`Attached`]); what
 //! is in effect on an address, on the Services that have it; a status, on all of these.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub struct Compiler {
     slices: Slices,
     policies: BTreeMap<ObjectName, Arc<Policy>>,
     /// Service → policies that name it, whether or not it exists.
-    claimants: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    claimants: HashMap<ObjectName, HashSet<ObjectName>>,
     /// The Services that exist and are named.
     attached: HashMap<ObjectName, Attached>,
     /// What each of the Services that have an address makes of it.
@@ -45,7 +46,7 @@ impl Compiler {
             self.system = system.cloned();
             self.seen.ca_secrets = objects.ca_secrets;
         }
-        let (mut services, mut policies) = (BTreeSet::new(), BTreeSet::new());
+        let (mut services, mut policies) = (HashSet::new(), HashSet::new());
         self.follow_policies(objects, &mut services, &mut policies);
         self.follow_services(objects, &mut services);
         self.follow_slices(objects, &mut services);
@@ -73,15 +74,15 @@ impl Compiler {
     fn follow_policies(
         &mut self,
         objects: &Objects,
-        services: &mut BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &mut HashSet<ObjectName>,
+        policies: &mut HashSet<ObjectName>,
     ) {
         let cas = changes(&mut self.seen.ca_objects, &objects.ca_objects, |a, b| {
             a == b
         });
         let cas: BTreeSet<_> = cas.into_iter().map(|change| change.name).collect();
         self.authorities.forget(&cas);
-        let changed = changes(&mut self.seen.policies, &objects.policies, Arc::ptr_eq);
+        let changed = changes(&mut self.seen.policies, &objects.policies, same);
         policies.extend(changed.into_iter().map(|change| change.name));
         if !cas.is_empty() {
             let named = |policy: &Policy| policy.cas.iter().any(|ca| cas.contains(ca));
@@ -111,8 +112,8 @@ impl Compiler {
         }
     }
 
-    fn follow_services(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
-        let changed = changes(&mut self.seen.services, &objects.services, Arc::ptr_eq);
+    fn follow_services(&mut self, objects: &Objects, services: &mut HashSet<ObjectName>) {
+        let changed = changes(&mut self.seen.services, &objects.services, same);
         let mut moved = false;
         for change in changed {
             let (before, now) = (change.before.as_deref(), change.now.as_deref());
@@ -126,9 +127,9 @@ impl Compiler {
         }
     }
 
-    fn follow_slices(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
+    fn follow_slices(&mut self, objects: &Objects, services: &mut HashSet<ObjectName>) {
         let (seen, now) = (&mut self.seen.endpoint_slices, &objects.endpoint_slices);
-        for change in changes(seen, now, Arc::ptr_eq) {
+        for change in changes(seen, now, same) {
             if let Some(before) = &change.before {
                 services.extend(self.slices.remove(&change.name, before));
             }
@@ -141,8 +142,8 @@ impl Compiler {
     /// Brings these Services and the policies that name them together. The addresses that they have, or had.
     fn attach(
         &mut self,
-        services: &BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &HashSet<ObjectName>,
+        policies: &mut HashSet<ObjectName>,
     ) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for name in services {
@@ -180,8 +181,8 @@ impl Compiler {
     fn settle(
         &mut self,
         addresses: Vec<SocketAddr>,
-        services: &BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &HashSet<ObjectName>,
+        policies: &mut HashSet<ObjectName>,
     ) {
         for address in addresses {
             let claims = self.claims.get(&address).map(Vec::as_slice);
@@ -223,40 +224,54 @@ struct Change<K, V> {
     now: Option<V>,
 }
 
-/// What is other in `now` than in `seen`, which is brought up to date. What is `identical` is not compared.
+type Entry<'a, K, V> = (&'a K, &'a V);
+
+/// An object, by pointer, has one name: that need not be looked at.
+fn same<K, T>(before: Entry<K, Arc<T>>, now: Entry<K, Arc<T>>) -> bool {
+    Arc::ptr_eq(before.1, now.1)
+}
+
+/// What is other in `now` than in `seen`, which is brought up to date. What is the `same` is not compared.
 fn changes<K: Clone + Ord, V: Clone + PartialEq>(
     seen: &mut BTreeMap<K, V>,
     now: &BTreeMap<K, V>,
-    identical: fn(&V, &V) -> bool,
+    same: fn(Entry<K, V>, Entry<K, V>) -> bool,
 ) -> Vec<Change<K, V>> {
     let mut differing = Vec::new();
-    let mut before = seen.iter().peekable();
-    let mut after = now.iter().peekable();
-    // Both are sorted by name.
-    while let Some(name) = [before.peek(), after.peek()]
-        .into_iter()
-        .flatten()
-        .map(|e| e.0)
-        .min()
-    {
-        let name: &K = name;
-        let before = before.next_if(|(other, _)| *other == name).map(|(_, v)| v);
-        let now = after.next_if(|(other, _)| *other == name).map(|(_, v)| v);
-        if before
-            .zip(now)
-            .is_none_or(|(before, now)| !identical(before, now))
+    let (mut before, mut after) = (seen.iter().peekable(), now.iter().peekable());
+    loop {
+        // Both are sorted by name.
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(before), Some(after)) if same(*before, *after) => Ordering::Equal,
+            (Some(before), Some(after)) => before.0.cmp(after.0),
+        };
+        let before = before.next_if(|_| order.is_le());
+        let now = after.next_if(|_| order.is_ge());
+        if let (Some(before), Some(now)) = (before, now)
+            && same(before, now)
         {
-            differing.push(Change {
-                name: name.clone(),
-                before: before.cloned(),
-                now: now.cloned(),
-            });
+            continue;
         }
+        let Some((name, _)) = before.or(now) else {
+            break;
+        };
+        differing.push(Change {
+            name: name.clone(),
+            before: before.map(|(_, before)| before.clone()),
+            now: now.map(|(_, now)| now.clone()),
+        });
     }
-    for change in &differing {
-        match &change.now {
-            Some(now) => _ = seen.insert(change.name.clone(), now.clone()),
-            None => _ = seen.remove(&change.name),
+    if differing.len() > now.len() / 8 {
+        seen.clone_from(now); // of many, the faster way
+    } else {
+        for change in &differing {
+            match &change.now {
+                Some(now) => _ = seen.insert(change.name.clone(), now.clone()),
+                None => _ = seen.remove(&change.name),
+            }
         }
     }
     differing.retain(|change| change.before != change.now);

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use super::{BackendTlsPolicy, CaName, CaObject, ObjectName};
 
 /// The objects as a source has them now. The map's key is an object's name; its metadata is not asked for it again.
-/// What is shared with an earlier value has not changed since.
+/// What is shared with an earlier value has not changed since, nor has its name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
     /// Services: the targets, and the owners of the addresses.
