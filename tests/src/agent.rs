@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::World;
 use crate::process::{Running, binary, text};
+use crate::{World, free_port};
 
 impl World {
     /// Starts the agent and waits until it is ready.
@@ -164,9 +164,4 @@ impl World {
         let _ = stream.read_to_string(&mut answer);
         answer
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

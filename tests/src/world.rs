@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::agent::free_port;
+use crate::free_port;
 use crate::process::{Running, ip};
 use crate::{BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, config_map, policy, service};
 
