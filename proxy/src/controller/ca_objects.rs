@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that policies name, watched one by one, and their mirrors.
+//! The ConfigMaps, Secrets and ClusterTrustBundles that policies name, watched one by one, and their mirrors.
 //!
 //! One by one, since a watch of a whole namespace would bring the controller everything that is in it. The price is a
 //! connection to the API server for each.
@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _, pin_mut};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher::{self, watch_object, watcher};
 use kube::runtime::{WatchStreamExt as _, reflector};
@@ -71,17 +71,24 @@ impl CaObjects {
             if !may_exist(&name.object.name) {
                 self.known.insert(name.clone(), None);
             } else if !self.watches.contains_key(name) {
+                let (client, namespace) = (self.client.clone(), &name.object.namespace);
                 let watch = match name.kind {
-                    CaKind::ConfigMap => self.start::<ConfigMap>(name),
-                    CaKind::Secret => self.start::<Secret>(name),
+                    CaKind::ConfigMap => {
+                        self.start::<ConfigMap>(name, Api::namespaced(client, namespace))
+                    }
+                    CaKind::Secret => {
+                        self.start::<Secret>(name, Api::namespaced(client, namespace))
+                    }
+                    CaKind::ClusterTrustBundle => {
+                        self.start::<ClusterTrustBundle>(name, Api::all(client))
+                    }
                 };
                 self.watches.insert(name.clone(), watch);
             }
         }
     }
 
-    fn start<K: Watched>(&self, name: &CaName) -> AbortOnDropHandle<()> {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &name.object.namespace);
+    fn start<K: Watched>(&self, name: &CaName, api: Api<K>) -> AbortOnDropHandle<()> {
         let watch = watch(api, name.clone(), self.changes.0.clone());
         AbortOnDropHandle::new(tokio::spawn(watch))
     }
@@ -141,7 +148,7 @@ fn note_mirrors(event: watcher::Result<watcher::Event<ConfigMap>>) {
 
 /// What can be watched as one that holds a CA.
 trait Watched:
-    kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    kube::Resource<DynamicType = ()>
     + Into<CaObject>
     + Clone
     + Debug
@@ -153,6 +160,7 @@ trait Watched:
 
 impl Watched for ConfigMap {}
 impl Watched for Secret {}
+impl Watched for ClusterTrustBundle {}
 
 async fn watch<K: Watched>(api: Api<K>, name: CaName, changes: mpsc::Sender<Change>) {
     let watch = watch_object(api, &name.object.name).default_backoff();
@@ -165,6 +173,7 @@ async fn watch<K: Watched>(api: Api<K>, name: CaName, changes: mpsc::Sender<Chan
                 Ok(found.map(Into::into))
             }
             // Listed anew until that succeeds, which will be told. Of other errors the end is told only by the next change.
+            Err(watcher::Error::InitialListFailed(error)) if is_not_served(&error) => Ok(None),
             Err(watcher::Error::InitialListFailed(error)) => Err(unreadable(&name, &error)),
             Err(error) => {
                 if !failing {
@@ -178,6 +187,11 @@ async fn watch<K: Watched>(api: Api<K>, name: CaName, changes: mpsc::Sender<Chan
             return;
         }
     }
+}
+
+/// A list of a kind that the API server serves is never "not found".
+fn is_not_served(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 fn unreadable(name: &CaName, error: &kube::Error) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -105,6 +106,11 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
         ("v1", "Secret") => {
             Some(|to, name, value| insert_ca(to, CaKind::Secret, name, secret(&value)?))
         }
+        ("certificates.k8s.io/v1beta1", "ClusterTrustBundle") => Some(|to, name, value| {
+            let bundle: ClusterTrustBundle = read(value)?;
+            let name = ObjectName::new("", name.name);
+            insert_ca(to, CaKind::ClusterTrustBundle, name, bundle.into())
+        }),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             Some(|to, name, value| insert(&mut to.endpoint_slices, name, value))
         }
@@ -117,6 +123,9 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
             Some(|_, _, _| wrong_head("gateway.networking.k8s.io/v1", "BackendTLSPolicy"))
         }
         (_, "EndpointSlice") => Some(|_, _, _| wrong_head("discovery.k8s.io/v1", "EndpointSlice")),
+        (_, "ClusterTrustBundle") => {
+            Some(|_, _, _| wrong_head("certificates.k8s.io/v1beta1", "ClusterTrustBundle"))
+        }
         (_, "Service") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Service")),
         (_, "ConfigMap") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "ConfigMap")),
         (_, "Secret") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Secret")),

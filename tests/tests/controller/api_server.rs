@@ -115,6 +115,11 @@ impl ApiServer {
             ("service-account-key-file", &public),
             ("service-account-signing-key-file", &key),
             ("disable-admission-plugins", "ServiceAccount"),
+            ("feature-gates", "ClusterTrustBundle=true"),
+            (
+                "runtime-config",
+                "certificates.k8s.io/v1beta1/clustertrustbundles=true",
+            ),
         ];
         self.spawn(cluster, "kube-apiserver", &flags);
     }
@@ -229,6 +234,11 @@ impl ApiServer {
                 &["patch"]
             ),
             rule("", "configmaps", &["get", "list", "watch"]),
+            rule(
+                "certificates.k8s.io",
+                "clustertrustbundles",
+                &["get", "list", "watch"]
+            ),
             rule("events.k8s.io", "events", &["create"]),
         ]);
         let there = json!([
