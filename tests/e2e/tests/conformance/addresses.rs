@@ -4,11 +4,12 @@ use serde_json::json;
 
 use crate::objects::{HOSTNAME, Policy, service};
 use crate::suite::{ACCEPTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const ADDRESSES: Group = Group {
     title: "Addresses",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "addresses::service_created_again",

@@ -2,11 +2,12 @@
 
 use crate::objects::{GOOD_CA, HOSTNAME, Policy, config_map, service};
 use crate::suite::{ACCEPTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const AUTHORITIES: Group = Group {
     title: "CA certificates",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "authorities::system",

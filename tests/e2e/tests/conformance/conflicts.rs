@@ -2,11 +2,12 @@
 
 use crate::objects::{HOSTNAME, OTHER_HOSTNAME, Policy, service_with};
 use crate::suite::{ACCEPTED, CONFLICTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const CONFLICT_RESOLUTION: Group = Group {
     title: "BackendTLSPolicyConflictResolution",
     features: "HTTPRoute, BackendTLSPolicy",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "conflict_resolution::without_section_name",

@@ -29,6 +29,8 @@ struct Group {
     title: &'static str,
     /// Upstream's names of the features that the test needs; empty for tests that it does not have.
     features: &'static str,
+    /// The client, in the place of upstream's Gateway.
+    driven_by: &'static str,
     rows: &'static [Row],
 }
 
@@ -39,6 +41,9 @@ struct Row {
     asserted: &'static str,
     test: fn(&Suite),
 }
+
+/// What drives most rows.
+const HTTP_CLIENT: &str = "curl, HTTP/1.1 without TLS";
 
 /// In the order of the table.
 const GROUPS: [&Group; 14] = [

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 
 use crate::objects::{HOSTNAME, OTHER_HOSTNAME, Policy, service};
 use crate::suite::{ACCEPTED, OUR_NAME, Suite, told};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const OTHERS_ENTRIES: Group = Group {
     title: "Other controllers' entries",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "others_entries::sixteen_of_them",

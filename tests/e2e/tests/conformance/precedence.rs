@@ -5,11 +5,12 @@ use serde_json::Value;
 
 use crate::objects::{HOSTNAME, OTHER_HOSTNAME, Policy, service};
 use crate::suite::{ACCEPTED, CONFLICTED, NO_CA, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const PRECEDENCE: Group = Group {
     title: "Precedence",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "precedence::older_before_name",

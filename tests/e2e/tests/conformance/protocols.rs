@@ -10,6 +10,7 @@ use crate::{Group, Row};
 pub(crate) const GRPC_ROUTE: Group = Group {
     title: "BackendTLSPolicyGRPCRoute",
     features: "GRPCRoute, BackendTLSPolicy",
+    driven_by: "A unary gRPC call (curl, HTTP/2 with prior knowledge)",
     rows: &[
         Row {
             name: "grpc_route::normative",
@@ -51,6 +52,7 @@ pub(crate) const GRPC_ROUTE: Group = Group {
 pub(crate) const TLS_ROUTE_TERMINATE: Group = Group {
     title: "BackendTLSPolicyTLSRouteTerminate",
     features: "TLSRoute, TLSRouteModeTerminate, BackendTLSPolicy",
+    driven_by: "A TCP client that sends a line",
     rows: &[Row {
         name: "tls_route_terminate::lines_over_tcp",
         asserted: "Both conditions True. A line over plain TCP comes back from the server, which saw TLS and SNI \

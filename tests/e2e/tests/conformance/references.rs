@@ -2,11 +2,12 @@
 
 use crate::objects::{Policy, service};
 use crate::suite::{NO_CA, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const INVALID_CA_CERTIFICATE_REF: Group = Group {
     title: "BackendTLSPolicyInvalidCACertificateRef",
     features: "HTTPRoute, BackendTLSPolicy",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "invalid_ca_certificate_ref::nonexistent",
@@ -25,6 +26,7 @@ pub(crate) const INVALID_CA_CERTIFICATE_REF: Group = Group {
 pub(crate) const INVALID_KIND: Group = Group {
     title: "BackendTLSPolicyInvalidKind",
     features: "HTTPRoute, BackendTLSPolicy",
+    driven_by: HTTP_CLIENT,
     rows: &[Row {
         name: "invalid_kind::unknown",
         asserted: "Accepted False/NoValidCACertificate; ResolvedRefs False/InvalidKind, and its message names the kind. \

@@ -5,11 +5,12 @@ use serde_json::json;
 
 use crate::objects::{HOSTNAME, Policy, service_with};
 use crate::suite::{ACCEPTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const ROTATION: Group = Group {
     title: "Rotation",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[Row {
         name: "rotation::of_the_ca_under_load",
         asserted: "The bundle holds the old CA, both, then the new one; between, the Service moves from the server with the \

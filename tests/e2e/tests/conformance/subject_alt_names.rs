@@ -2,7 +2,7 @@
 
 use crate::objects::{HOSTNAME, Policy, service};
 use crate::suite::{ACCEPTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 const RIGHT: &str = "Accepted True. Plain HTTP: 200, SNI abc.example.com.";
 const WRONG: &str =
@@ -11,6 +11,7 @@ const WRONG: &str =
 pub(crate) const SAN_VALIDATION: Group = Group {
     title: "BackendTLSPolicySANValidation",
     features: "HTTPRoute, BackendTLSPolicy, BackendTLSPolicySANValidation",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "san_validation::san_dns",

@@ -68,7 +68,7 @@ fn generated() -> String {
     );
     let (upstream, own): (Vec<&Group>, _) =
         GROUPS.iter().partition(|group| !group.features.is_empty());
-    text += "\n## Upstream's tests\n\n| Test (features) | Row | Asserted | Result |\n|---|---|---|---|\n";
+    text += "\n## Upstream's tests\n\n| Test (features) | Driven by | Row | Asserted | Result |\n|---|---|---|---|---|\n";
     for group in upstream {
         rows(
             &mut text,
@@ -76,7 +76,7 @@ fn generated() -> String {
             &format!("{} ({})", group.title, group.features),
         );
     }
-    text += "\n## What upstream does not test\n\n| Subject | Row | Asserted | Result |\n|---|---|---|---|\n";
+    text += "\n## What upstream does not test\n\n| Subject | Driven by | Row | Asserted | Result |\n|---|---|---|---|---|\n";
     for group in own {
         rows(&mut text, group, group.title);
     }
@@ -85,7 +85,12 @@ fn generated() -> String {
 
 fn rows(text: &mut String, group: &Group, title: &str) {
     for row in group.rows {
-        let asserted = row.asserted;
-        writeln!(text, "| {title} | `{}` | {asserted} | passed |", row.name).unwrap();
+        let (client, asserted) = (group.driven_by, row.asserted);
+        writeln!(
+            text,
+            "| {title} | {client} | `{}` | {asserted} | passed |",
+            row.name
+        )
+        .unwrap();
     }
 }

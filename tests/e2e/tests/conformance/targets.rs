@@ -4,11 +4,12 @@ use serde_json::json;
 
 use crate::objects::{HOSTNAME, Policy, service, service_with};
 use crate::suite::{ACCEPTED, Suite};
-use crate::{Group, Row};
+use crate::{Group, HTTP_CLIENT, Row};
 
 pub(crate) const TARGETS: Group = Group {
     title: "Targets",
     features: "",
+    driven_by: HTTP_CLIENT,
     rows: &[
         Row {
             name: "targets::udp_section_name",
