@@ -68,16 +68,15 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(2);
     // Made by the first test, so that a filter that leaves none needs no cluster.
     let suite = Arc::new(LazyLock::new(Suite::new as fn() -> Suite));
-    let rows: Vec<&Row> = GROUPS.iter().flat_map(|group| group.rows).collect();
-    let trial = |row: &&'static Row| {
-        let row = *row;
+    let rows: Vec<&'static Row> = GROUPS.iter().flat_map(|group| group.rows).collect();
+    let trial = |row: &'static Row| {
         let suite = suite.clone();
         Trial::test(row.name, move || {
             (row.test)(&suite);
             Ok(())
         })
     };
-    let trials = rows.iter().map(trial).collect();
+    let trials = rows.iter().copied().map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if conclusion.has_failed() {
         return ExitCode::FAILURE;

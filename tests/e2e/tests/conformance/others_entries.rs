@@ -23,6 +23,11 @@ pub(crate) const OTHERS_ENTRIES: Group = Group {
             asserted: "Of entries before and after ours not a field changes, nor their order, when ours is written anew.",
             test: kept,
         },
+        Row {
+            name: "others_entries::ours_taken_away",
+            asserted: "When another controller writes a list without our entry, it comes back, after the other's.",
+            test: taken_away,
+        },
     ],
 };
 
@@ -97,4 +102,16 @@ fn kept(suite: &Suite) {
     now[2] = ours;
     // As text, since that is what others compare.
     assert_eq!(now.to_string(), entries.to_string());
+}
+
+fn taken_away(suite: &Suite) {
+    let (name, target) = ("taken-away", "taken-away-test");
+    suite.apply(&[service(target), Policy::new(name, target).yaml()]);
+    suite.expect(name, target, &ACCEPTED);
+    let status = json!({"status": {"ancestors": [entry(1)]}});
+    suite.patch_status("backendtlspolicy/taken-away", &status);
+    suite.expect(name, target, &ACCEPTED);
+    let ancestors = suite.policy(name)["status"]["ancestors"].clone();
+    assert_eq!(ancestors[0], entry(1));
+    assert_eq!(ancestors[1]["controllerName"], OUR_NAME);
 }
