@@ -18,7 +18,7 @@ use crate::agent::{log_status, raise_fd_limit};
 use crate::metrics::Metrics;
 use crate::pods::Enrolled;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{self, CaBundle};
+use crate::policy::{self, Installation};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::redirect::{Epoch, Maps};
@@ -51,7 +51,10 @@ async fn serve(options: &Options) -> Result<()> {
         "--manifests {} has no BackendTLSPolicy (directories in it are not read)",
         options.manifests.display()
     );
-    let roots = system_roots().bundle;
+    let installation = Installation {
+        system_roots: system_roots(None).bundle,
+        insecure_validation: options.allow_insecure_validation,
+    };
     // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
     let (epoch, mut maps, mut redirect, listeners, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
@@ -72,7 +75,7 @@ async fn serve(options: &Options) -> Result<()> {
     pod.serve(&proxy)?;
     maps.pods.set(cookie, Mode::Redirect)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
-    publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref())?;
+    publish(&mut publisher, &mut maps, &epoch, &update, &installation)?;
     pod.listen()?;
 
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
@@ -81,7 +84,7 @@ async fn serve(options: &Options) -> Result<()> {
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {
-                if let Err(error) = publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref()) {
+                if let Err(error) = publish(&mut publisher, &mut maps, &epoch, &update, &installation) {
                     tracing::error!(error = format!("{error:#}"), "the change is not in force");
                 }
             }
@@ -109,12 +112,12 @@ fn publish(
     maps: &mut Maps,
     epoch: &Epoch,
     update: &Update,
-    roots: Option<&Arc<CaBundle>>,
+    installation: &Installation,
 ) -> Result<()> {
     for error in &update.errors {
         tracing::error!("{error}");
     }
-    let compiled = policy::compile(&update.objects, roots);
+    let compiled = policy::compile(&update.objects, installation);
     for status in &compiled.statuses {
         log_status(status, update.policy_files.get(&status.policy));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use nodetls_ebpf::IdRange;
@@ -11,7 +11,7 @@ use nodetls_ebpf::IdRange;
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
-use crate::policy::{ObjectName, Target, Upstream};
+use crate::policy::{ObjectName, Options, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -70,6 +70,15 @@ impl Route {
             metrics,
             next_endpoint: AtomicUsize::new(0),
             failing: Mutex::default(),
+        }
+    }
+
+    /// What its policy's options ask for; of a refused one nothing.
+    pub fn options(&self) -> &Options {
+        static NONE: LazyLock<Options> = LazyLock::new(Options::default);
+        match &self.target.plan {
+            Ok(origination) => &origination.options,
+            Err(_) => &NONE,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
 //! we know what the client speaks, or earlier, when the server might speak first.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,6 +78,9 @@ impl Upstream {
         let silence = Instant::now() + SILENCE;
         if self.route.tls.is_ok() {
             self.dialled_stage().await;
+            if self.route.options().client_first {
+                return pending().await;
+            }
             sleep_until(silence).await;
             self.secured_stage(Alpn::None).await;
             if let Stage::Secured(stream) = &mut self.stage {
@@ -157,7 +161,9 @@ impl Upstream {
     }
 
     fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<ServerStream> {
-        let (route, limit) = (Arc::clone(&self.route), self.dialer.handshake_timeout);
+        let route = Arc::clone(&self.route);
+        let limit = route.options().handshake_timeout;
+        let limit = limit.unwrap_or(self.dialer.handshake_timeout);
         Box::pin(async move {
             let started = Instant::now();
             let client = route.tls.as_ref().map_err(Clone::clone)?;
@@ -196,9 +202,11 @@ fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStr
     Box::pin(async move {
         let detail = format!("Service {} has no ready endpoint", route.target.service);
         let mut failure = Failure::new(Reason::NoEndpoints, detail);
+        let limit = route.options().connect_timeout;
+        let limit = limit.unwrap_or(dialer.connect_timeout);
         for address in route.upstream_addresses() {
             let attempt = dial_one(&dialer, &pod, address);
-            match timeout(dialer.connect_timeout, attempt).await {
+            match timeout(limit, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = Failure::connect(&error, address.0),
                 Err(_) => failure = Failure::connect(&io::ErrorKind::TimedOut.into(), address.0),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
 
-use super::Alpn;
 use super::observed::Observed;
 use crate::failure::{Failure, Reason, quoted};
 
@@ -27,7 +26,11 @@ pub fn failure_from_io(error: &io::Error, stage: Stage) -> Failure {
 }
 
 /// The same during the handshake, with what was seen of the server.
-pub(super) fn handshake_failure(error: &io::Error, seen: &Observed, alpn: Alpn) -> Failure {
+pub(super) fn handshake_failure(
+    error: &io::Error,
+    seen: &Observed,
+    offered: &[Vec<u8>],
+) -> Failure {
     use AlertDescription as A;
     if let Some(words) = seen.plaintext() {
         return plaintext_server(&words);
@@ -40,14 +43,14 @@ pub(super) fn handshake_failure(error: &io::Error, seen: &Observed, alpn: Alpn) 
             no_client_certificate()
         }
         Some(Error::AlertReceived(A::NoApplicationProtocol)) => no_common_alpn(
-            alpn,
+            offered,
             &format!(
                 "the server refuses it by {}",
                 words(A::NoApplicationProtocol)
             ),
         ),
         Some(Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)) => {
-            no_common_alpn(alpn, "the server selects another")
+            no_common_alpn(offered, "the server selects another")
         }
         _ => failure_from_io(error, Stage::Handshake),
     }
@@ -71,11 +74,10 @@ pub(super) fn handshake_timeout(limit: Duration, seen: &Observed) -> Failure {
 }
 
 /// The failure of a server that does not take the application protocol that was offered.
-pub(super) fn no_common_alpn(offered: Alpn, found: &str) -> Failure {
+pub(super) fn no_common_alpn(offered: &[Vec<u8>], found: &str) -> Failure {
     let offered = match offered {
-        Alpn::Http11 => "http/1.1",
-        Alpn::H2 => "h2",
-        Alpn::None => "none",
+        [] => "none".to_owned(),
+        names => String::from_utf8_lossy(&names.join(&b", "[..])).into_owned(),
     };
     Failure::new(
         Reason::NoCommonAlpn,

@@ -4,5 +4,6 @@
 
 mod certificates;
 mod connections;
+mod options;
 mod rig;
 mod servers;

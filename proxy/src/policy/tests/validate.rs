@@ -261,8 +261,6 @@ fn options() {
     );
     let long = "x".repeat(4097);
     assert_invalid("longer than 4096", change(json!({"a.com/b": long})));
-    let ours = "spec.options[\"nodetls.io/min-version\"]: is no option of this version";
-    assert_invalid(ours, change(json!({"nodetls.io/min-version": "1.3"})));
     assert_valid(change(json!({"example.com/x": "y", "bare": ""})));
 }
 
