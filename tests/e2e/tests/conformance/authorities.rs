@@ -12,7 +12,7 @@ pub(crate) const AUTHORITIES: Group = Group {
         Row {
             name: "authorities::system",
             asserted: "`wellKnownCACertificates: System`: both conditions True. Plain HTTP to a server whose CA is not in \
-                       the store: 502.",
+                       the store: 502. (One whose CA is there: `tests/e2e/tests/node_roots.rs`, with the component.)",
             test: system,
         },
         Row {

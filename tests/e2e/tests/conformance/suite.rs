@@ -154,12 +154,7 @@ impl Suite {
 
     /// Waits until a change that makes `url` fail is in force.
     pub(crate) fn until_status(&self, url: &str, status: u16) {
-        until(&format!("{url} answers {status}"), || {
-            let answer = self.0.curl("client1", &[url]);
-            (answer.status == status)
-                .then_some(())
-                .ok_or(format!("{answer:?}"))
-        });
+        self.0.until_status("client1", url, status);
     }
 
     /// Upstream's failure: three HTTP answers in a row that are not 200, 408 or 504, and no 200 before. Of ours, which
