@@ -116,6 +116,7 @@ impl Inputs {
             namespace: namespace.clone(),
             cache: Some(options.cache.clone()),
             node: Some(node.clone()),
+            statuses: false,
         };
         let mut kube = Kube::start(client.clone(), wanted);
         let live = live.clone();

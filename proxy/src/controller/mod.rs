@@ -109,6 +109,7 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
         namespace,
         cache: None,
         node: None,
+        statuses: true,
     };
     let mut kube = Kube::start(client.clone(), wanted);
     tokio::spawn(source::follow(

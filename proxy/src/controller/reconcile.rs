@@ -175,7 +175,7 @@ impl Controller {
         for (wanted, outcome) in outcomes {
             let name = &wanted.compiled.policy;
             match outcome {
-                Outcome::Right { left_out } => {
+                Outcome::Right { left_out, .. } => {
                     let notices = notices(wanted.compiled, &left_out);
                     let told = self
                         .events

@@ -61,6 +61,7 @@ fn start(client: Client, cache: &Path) -> Kube {
         namespace: "nodetls".to_owned(),
         cache: Some(cache.to_owned()),
         node: Some("node1".to_owned()),
+        statuses: false,
     };
     Kube::start(client, options)
 }

@@ -51,6 +51,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// The node whose pods are wanted; `None` asks for none.
     pub node: Option<String>,
+    /// Whether a change of nothing but a policy's status is one to tell: for who writes it.
+    pub statuses: bool,
 }
 
 /// Every Namespace, by name.

@@ -34,6 +34,14 @@ pub(super) fn policy(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
     })
 }
 
+/// With its version, which changes when anybody writes its status.
+pub(super) fn policy_and_version(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
+    let resource_version = object.metadata.resource_version.take();
+    let mut policy = policy(object)?;
+    policy.metadata.resource_version = resource_version;
+    Some(policy)
+}
+
 pub(super) fn service(mut service: Service) -> Option<Service> {
     service.metadata = metadata(service.metadata);
     if let Some(status) = &mut service.status {
