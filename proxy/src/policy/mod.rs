@@ -11,6 +11,7 @@ mod conflict;
 mod endpoints;
 mod fields;
 mod objects;
+mod options;
 mod rules;
 mod service;
 mod snapshot;
@@ -26,6 +27,7 @@ pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::Objects;
+pub use options::Options;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };
@@ -85,15 +87,7 @@ impl<'a> Policy<'a> {
             },
         };
         let plan = if spec.problems.is_empty() {
-            let (hostname, subject_alt_names) =
-                (spec.hostname.clone(), spec.subject_alt_names.clone());
-            roots.map(|roots| {
-                Arc::new(Origination {
-                    hostname,
-                    subject_alt_names,
-                    roots,
-                })
-            })
+            roots.map(|roots| Arc::new(spec.origination(roots)))
         } else {
             Err(invalid())
         };

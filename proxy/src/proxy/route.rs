@@ -22,7 +22,7 @@ pub struct Route {
     pub original_dst: OriginalDst,
     /// What the policy compiler made of it.
     pub target: Arc<Target>,
-    /// Originates its TLS; or why there is none.
+    /// Originates its TLS, without a client certificate; or why there is none.
     pub tls: Result<Arc<TlsClient>, Failure>,
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,
@@ -71,6 +71,12 @@ impl Route {
             next_endpoint: AtomicUsize::new(0),
             failing: Mutex::default(),
         }
+    }
+
+    /// The name of the Secret with the client's certificate, if its policy asks for one.
+    pub fn client_certificate(&self) -> Option<&str> {
+        let plan = self.target.plan.as_ref().ok()?;
+        plan.options.client_certificate.as_deref()
     }
 
     /// Where to dial, in the order to try.

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::client_certificate::ClientCertificate;
 use super::error::{handshake_failure, handshake_timeout, no_common_alpn};
 use super::identity::server_name;
 use super::observed::{OBSERVED, Observed, Observing};
@@ -25,7 +26,7 @@ use crate::failure::{Failure, Reason};
 use crate::policy::Origination;
 
 /// One for all clients: its tables are the same for every policy.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
 
 /// The application protocol to offer (ALPN, RFC 7301).
@@ -39,13 +40,15 @@ pub enum Alpn {
     None,
 }
 
-/// A TLS client for one [`Origination`]. Sessions are resumed within it, per ALPN, and never outside of it.
+/// A TLS client for one [`Origination`] and at most one client certificate. Sessions are resumed within it, per ALPN, and
+/// never outside of it.
 #[derive(Debug)]
 pub struct TlsClient {
     server_name: ServerName<'static>,
     http11: Arc<ClientConfig>,
     h2: Arc<ClientConfig>,
     none: Arc<ClientConfig>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl TlsClient {
@@ -58,7 +61,26 @@ impl TlsClient {
             http11: config(&verifier, &[b"http/1.1"])?,
             h2: config(&verifier, &[b"h2"])?,
             none: config(&verifier, &[])?,
+            certificate: None,
         })
+    }
+
+    /// The same with a client certificate, and with sessions of its own: they would tell the server who connects.
+    #[must_use]
+    pub fn showing(&self, certificate: &Arc<ClientCertificate>) -> Self {
+        let config = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = Arc::clone(certificate) as _;
+            config.resumption = sessions();
+            Arc::new(config)
+        };
+        Self {
+            server_name: self.server_name.clone(),
+            http11: config(&self.http11),
+            h2: config(&self.h2),
+            none: config(&self.none),
+            certificate: Some(Arc::clone(certificate)),
+        }
     }
 
     /// Opens TLS on `io`, within `limit`.
@@ -76,13 +98,20 @@ impl TlsClient {
             Alpn::H2 => &self.h2,
             Alpn::None => &self.none,
         };
-        let connect = TlsConnector::from(Arc::clone(config))
-            .connect(self.server_name.clone(), Observing::new(io));
+        let connect = TlsConnector::from(Arc::clone(config)).connect(
+            self.server_name.clone(),
+            Observing::new(io, self.certificate.clone()),
+        );
         let explained = async {
             let result = timeout(limit, connect).await;
             OBSERVED.with(|seen| match result {
                 Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(handshake_failure(&error, &seen.borrow(), alpn)),
+                Ok(Err(error)) => Err(handshake_failure(
+                    &error,
+                    &seen.borrow(),
+                    alpn,
+                    self.certificate.as_deref(),
+                )),
                 Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
             })
         };
@@ -105,9 +134,13 @@ fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>,
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_cert_resolver(Arc::new(NoClientCertificate));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    // A client has one server name, for which rustls keeps up to 8 tickets.
-    config.resumption = Resumption::in_memory_sessions(8);
+    config.resumption = sessions();
     Ok(Arc::new(config))
+}
+
+/// A client has one server name, for which rustls keeps up to 8 tickets.
+fn sessions() -> Resumption {
+    Resumption::in_memory_sessions(8)
 }
 
 /// Has no certificate, but notes that one was asked for.

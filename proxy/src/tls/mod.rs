@@ -2,6 +2,7 @@
 //! handshake or a stream failed.
 
 mod client;
+mod client_certificate;
 pub(crate) mod describe;
 mod error;
 mod identity;
@@ -13,7 +14,8 @@ mod tests;
 mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
-pub use error::{Stage, failure_from_io};
+pub use client_certificate::ClientCertificate;
+pub use error::{Stage, failure_from_io, failure_of_stream};
 pub use observed::Observing;
 pub use session::Session;
 pub use system::{SystemRoots, system_roots};

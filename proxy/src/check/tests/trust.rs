@@ -168,6 +168,7 @@ impl Leaf {
             roots: Arc::new(CaBundle {
                 certificates: roots.iter().map(|root| (*root).clone()).collect(),
             }),
+            options: Default::default(),
         })
         .unwrap();
         let (near, far) = tokio::io::duplex(1 << 16);
