@@ -95,7 +95,7 @@ impl Keeper {
     }
 
     /// Watches Secrets of the namespaces whose `pods` are enrolled by `rules`. To be called within a tokio runtime.
-    pub(crate) fn cluster(
+    pub fn cluster(
         client: Client,
         pods: watch::Receiver<Arc<Pods>>,
         rules: Rules,

@@ -6,6 +6,9 @@ use super::rules;
 /// The domain of our keys; keys of other domains are for other implementations.
 const PREFIX: &str = "nodetls.io/";
 
+/// The option that names a Secret.
+pub(crate) const CLIENT_CERTIFICATE: &str = "nodetls.io/client-certificate";
+
 /// What the options of a policy come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -27,7 +30,7 @@ pub(super) fn read(options: &Node, problems: &mut Problems) -> Options {
     }
     for (key, option) in entries {
         match key.strip_prefix(PREFIX) {
-            Some("client-certificate") => {
+            Some(_) if key == CLIENT_CERTIFICATE => {
                 let name = option.required("name a Secret", rules::subdomain, problems);
                 read.client_certificate = name.map(str::to_owned);
             }

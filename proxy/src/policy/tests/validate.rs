@@ -248,6 +248,22 @@ fn subject_alt_names() {
 }
 
 #[test]
+fn a_client_certificate_is_named_as_a_secret_is() {
+    for (name, wrong) in [
+        (json!("a,b"), "\"a,b\" must be lower-case"),
+        (json!("shop/client"), "\"shop/client\" must be lower-case"),
+        (json!(""), "must not be empty"),
+        (json!(null), "required, and missing"),
+        (json!(5), "must be a string"),
+    ] {
+        let wrong = format!("spec.options[\"nodetls.io/client-certificate\"]: {wrong}");
+        assert_invalid(&wrong, |spec| {
+            spec["options"] = json!({"nodetls.io/client-certificate": name})
+        });
+    }
+}
+
+#[test]
 fn options() {
     let change = |value: Value| |spec: &mut Value| spec["options"] = value;
     let many: serde_json::Map<_, _> = (0..17)
