@@ -63,7 +63,7 @@ fn a_secret_of_another_namespace_is_nobodys() {
         let text = std::fs::read_to_string(path).unwrap();
         let text = text.replace("{name: ", "{namespace: shop, name: ");
         let text = text.replace("metadata:\n", "metadata:\n  namespace: shop\n");
-        world.manifest(name, &text.replace("ConfigMap, name", "ConfigMap, name"));
+        world.manifest(name, &text);
     }
     let secret = tls_secret("client", &ca.client("client-shop"));
     let secret = secret.replace("{name: ", "{namespace: shop, name: ");
@@ -115,6 +115,6 @@ fn a_command_of_nodetls_exec_counts_as_of_namespace_default() {
     world.manifest("client.yaml", &tls_secret("client", &ca.client("client-a")));
     let mut exec = world.exec(&["curl", "-s", URL]);
     let output = exec.output().unwrap();
-    // What a server closes how is not asked here.
+    // nginx ends without close_notify, of which the log on standard error tells.
     assert!(output.stdout == b"CN=client-a .", "{}", text(&output));
 }
