@@ -401,6 +401,10 @@ async fn what_is_read_again_and_is_the_same_keeps_its_sessions() {
     assert!(!Arc::ptr_eq(&first, &second));
     // Nobody else holds what is out of force, nor its sessions.
     assert_eq!(Arc::strong_count(&first), 1);
+    let (renewed, new_key) = ca.sign(&params("client-a"));
+    set(&renewed, &new_key);
+    let third = now().await.unwrap();
+    assert!(!Arc::ptr_eq(&second, &third));
     store.set(BTreeMap::new());
-    assert_eq!(Arc::strong_count(&second), 1);
+    assert_eq!(Arc::strong_count(&third), 1);
 }
