@@ -35,6 +35,18 @@ pub fn config_map(name: &str, pem: &str) -> String {
     )
 }
 
+/// [`policy`] with `spec.options`: keys without `nodetls.io/`, and values.
+pub fn policy_with(hostname: &str, options: &[(&str, &str)]) -> String {
+    let option = |(key, value): &(&str, &str)| format!("    nodetls.io/{key}: '{value}'\n");
+    let options: String = options.iter().map(option).collect();
+    let head = if options.is_empty() {
+        ""
+    } else {
+        "  options:\n"
+    };
+    format!("{}{head}{options}", policy(hostname))
+}
+
 /// The policy for the Service `tls-backend`.
 pub fn policy(hostname: &str) -> String {
     format!(

@@ -23,7 +23,7 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let compiled = policy::compile(&update.objects, self.system_roots.as_ref());
+        let compiled = policy::compile(&update.objects, &self.installation);
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
         self.keeper.follow(&self.snapshot, &update.secrets);
@@ -49,7 +49,7 @@ impl Agent {
             Ok(()) => {
                 self.published = true;
                 self.generation += 1;
-                self.metrics.config_applied(self.generation);
+                self.metrics.config_applied(self.generation, &self.snapshot);
                 self.readiness.clear(TARGETS);
                 let in_force = Arc::clone(&self.snapshot);
                 self.live.update(|facts| facts.snapshot = in_force);

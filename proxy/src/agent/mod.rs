@@ -32,7 +32,7 @@ use crate::identity::Keeper;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{CaBundle, PolicyStatus, Snapshot};
+use crate::policy::{Installation, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
@@ -129,7 +129,7 @@ struct Agent {
     audit: Option<Audit>,
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
-    system_roots: Option<Arc<CaBundle>>,
+    installation: Installation,
     statuses: Arc<[PolicyStatus]>,
     snapshot: Arc<Snapshot>,
     /// Whether the objects were ever complete.
@@ -165,7 +165,7 @@ impl Agent {
             Some(manifests) => Inputs::files(manifests, &options).await?,
             None => Inputs::cluster(&options, own_cookie, &metrics, &readiness, &live).await?,
         };
-        let roots = system_roots();
+        let roots = system_roots(options.system_roots.as_deref());
         for problem in roots.problems {
             tracing::warn!(problem, "the system's trust store");
         }
@@ -218,7 +218,10 @@ impl Agent {
             cluster: inputs.cluster,
             audit,
             standing_by: false,
-            system_roots: roots.bundle,
+            installation: Installation {
+                system_roots: roots.bundle,
+                insecure_validation: options.allow_insecure_validation,
+            },
             statuses: Arc::default(),
             snapshot: Arc::default(),
             complete: false,

@@ -52,6 +52,12 @@ pub struct Options {
     /// manifests always are
     #[arg(long, requires = "node")]
     pub client_certificates: bool,
+    /// Let policies ask for less than full verification of the server (option nodetls.io/validation-mode)
+    #[arg(long)]
+    pub allow_insecure_validation: bool,
+    /// The node's CA certificates, for wellKnownCACertificates: System [default: those of the system that the agent sees]
+    #[arg(long, value_name = "FILE")]
+    pub system_roots: Option<PathBuf>,
     /// Remove the taint nodetls.io/agent-not-ready from the node when the agent is ready
     #[arg(long, requires = "node")]
     pub remove_taint: bool,

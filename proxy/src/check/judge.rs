@@ -10,7 +10,7 @@ use super::report::{
 };
 use crate::policy::{
     self, ALLOW_SECRETS, AncestorStatus, BackendTlsPolicy, CLIENT_CERTIFICATE, CaBundle, CaKind,
-    CaName, Condition, PolicyStatus,
+    CaName, Condition, Installation, PolicyStatus,
 };
 use crate::source::{FileError, Update};
 
@@ -18,9 +18,14 @@ use crate::source::{FileError, Update};
 pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
     let objects = &update.objects;
     // Whether a node has a trust store can't be seen from here: assume it, as of any node that is set up.
-    let system = Arc::new(CaBundle {
+    // What an installation may allow is allowed, and told of.
+    let system = CaBundle {
         certificates: Vec::new(),
-    });
+    };
+    let installation = Installation {
+        system_roots: Some(Arc::new(system)),
+        insecure_validation: true,
+    };
     let mut bundles = policy::ca_bundles(objects);
     let named = policy::ca_names(objects);
     let judge = |status: PolicyStatus| {
@@ -33,7 +38,7 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
         report.file = update.policy_files.get(&status.policy).cloned();
         report
     };
-    let statuses = policy::compile(objects, Some(&system)).statuses;
+    let statuses = policy::compile(objects, &installation).statuses;
     let policies: Vec<_> = statuses.into_iter().map(judge).collect();
     let unreadable: Vec<_> = update.errors.iter().map(unreadable).collect();
     let refused = |policy: &PolicyReport| policy.verdict == Verdict::Refused;
@@ -61,7 +66,7 @@ fn judge_policy(
     let mut warnings = Sentences::default();
     errors.extend(&status.problems);
     warnings.extend(&status.warnings);
-    if status.ancestors.is_empty() && status.problems.is_empty() {
+    if status.ancestors.is_empty() && status.problems.is_empty() && !status.opted_out {
         warnings.add("spec.targetRefs names no Service: nodetls does nothing for this policy");
     }
     for ancestor in &status.ancestors {

@@ -19,7 +19,7 @@ use crate::identity::{DEFAULT_NAMESPACE, Keeper};
 use crate::metrics::Metrics;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::pods::{Enrolled, Pod};
-use crate::policy::{self, CaBundle, Snapshot};
+use crate::policy::{self, Installation, Snapshot};
 use crate::proxy::{Dialer, Proxy};
 use crate::publisher::Publisher;
 use crate::source::{Files, Update};
@@ -51,7 +51,10 @@ async fn serve(options: &Options) -> Result<()> {
         "--manifests {} has no BackendTLSPolicy (directories in it are not read)",
         options.manifests.display()
     );
-    let roots = system_roots().bundle;
+    let installation = Installation {
+        system_roots: system_roots(None).bundle,
+        insecure_validation: options.allow_insecure_validation,
+    };
     // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
     let (epoch, mut maps, mut redirect, listeners, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
@@ -76,7 +79,7 @@ async fn serve(options: &Options) -> Result<()> {
     maps.pods.set(cookie, Mode::Redirect)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
     let mut publish = |publisher: &mut Publisher, update: &Update| {
-        let snapshot = compile(update, roots.as_ref());
+        let snapshot = compile(update, &installation);
         keeper.follow(&snapshot, &update.secrets);
         publisher.publish(&mut maps, &epoch, &snapshot, true)
     };
@@ -112,11 +115,11 @@ fn tell(cgroup: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn compile(update: &Update, roots: Option<&Arc<CaBundle>>) -> Snapshot {
+fn compile(update: &Update, installation: &Installation) -> Snapshot {
     for error in &update.errors {
         tracing::error!("{error}");
     }
-    let compiled = policy::compile(&update.objects, roots);
+    let compiled = policy::compile(&update.objects, installation);
     for status in &compiled.statuses {
         log_status(status, update.policy_files.get(&status.policy));
     }

@@ -16,6 +16,8 @@ const OUT_OF_REACH: (&str, &str) = ("connections", "servers_out_of_reach");
 const BREAKING: (&str, &str) = ("connections", "connections_that_break");
 const TRUNCATED: (&str, &str) = ("connections", "a_truncated_answer_is_not_a_clean_end");
 
+const OPTIONS: (&str, &str) = ("options", "what_the_options_end_or_refuse");
+
 const INTRODUCTION: &str = "\
 # Why a connection failed
 
@@ -56,6 +58,10 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
         R::CaUsedAsLeaf => (
             r#"the server presents the CA certificate "www.example.com" as its own"#,
             CERTIFICATES,
+        ),
+        R::PinMismatch => (
+            r#"the server's certificate "www.example.com" has the fingerprints cert:f0b4… and spki:814e…, and neither is in the policy's list"#,
+            OPTIONS,
         ),
         R::BadCertificate => (
             r#"the server's certificate "www.example.com" is not usable: its extendedKeyUsage, or its CA's, does not allow serverAuth"#,
@@ -135,6 +141,7 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             "the client's connection failed: Connection reset by peer (os error 104)",
             BREAKING,
         ),
+        R::IdleTimeout => ("no byte from either side for 1s", OPTIONS),
         R::ShutDown => ("the agent ends", BREAKING),
         R::Internal => (
             "no local port is free for a connection to 10.99.0.2:8443",

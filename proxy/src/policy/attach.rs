@@ -95,6 +95,7 @@ impl<'a> Attached<'a> {
                 generation: policy.generation,
                 ancestors: targets.map(ancestor).collect(),
                 problems: policy.spec.problems.clone(),
+                opted_out: false,
                 warnings: policy.warnings.clone(),
             }
         };
@@ -162,6 +163,11 @@ impl<'a> Attached<'a> {
         let mut sentences = vec![view.describe(scope)];
         sentences.extend(view.notes.iter().cloned());
         sentences.extend(view.other_protocols(scope));
+        let mode = self.policies[policy].spec.options.validation_mode;
+        sentences.extend(
+            mode.warning()
+                .map(|warning| format!("{}: {warning}", mode.as_str())),
+        );
         sentences.extend(refused.iter().cloned());
         Condition::new(Reason::Accepted, sentences.join("; "))
     }
@@ -181,6 +187,11 @@ impl<'a> Attached<'a> {
     fn warnings(&self, policy: usize, service: usize, scope: Scope) -> Vec<String> {
         let view = &self.views[service];
         let mut warnings = view.notes.clone();
+        let mode = self.policies[policy].spec.options.validation_mode;
+        warnings.extend(
+            mode.warning()
+                .map(|warning| format!("validation-mode {}: {warning}", mode.as_str())),
+        );
         let tcp = view.ports_in(scope).any(|(_, port)| port.is_tcp());
         if tcp && self.own_ports(policy, service, scope).next().is_none() {
             warnings.push(format!(

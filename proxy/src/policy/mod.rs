@@ -26,9 +26,9 @@ use std::sync::Arc;
 pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
-pub use objects::Objects;
+pub use objects::{Installation, Objects};
 pub(crate) use options::CLIENT_CERTIFICATE;
-pub use options::Options;
+pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };
@@ -37,6 +37,8 @@ pub use status::{AncestorStatus, Condition, PolicyStatus, Reason};
 use attach::Attached;
 use ca::{Authorities, Resolved};
 use validate::Spec;
+
+use crate::pods::decide::REDIRECT;
 
 /// What [`compile`] makes of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,18 +49,43 @@ pub struct Compiled {
     pub statuses: Vec<PolicyStatus>,
 }
 
-/// Compiles `objects`. `system` is the node's trust store, which `wellKnownCACertificates: System` names.
-pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
-    let mut authorities = Authorities::new(objects, system);
-    let policies: Vec<Policy> = conflict::by_precedence(&objects.policies)
+/// Compiles `objects`.
+pub fn compile(objects: &Objects, installation: &Installation) -> Compiled {
+    let mut authorities = Authorities::new(objects, installation.system_roots.as_ref());
+    let (out, policies): (Vec<_>, Vec<_>) = conflict::by_precedence(&objects.policies)
         .into_iter()
-        .map(|(name, policy)| Policy::new(name, policy, &mut authorities))
+        .partition(|(_, policy)| policy.is_opted_out());
+    let policies: Vec<Policy> = policies
+        .into_iter()
+        .map(|(name, policy)| {
+            let insecure = installation.insecure_validation;
+            Policy::new(name, policy, &mut authorities, insecure)
+        })
         .collect();
     let attached = Attached::new(objects, &policies);
     let snapshot = attached.snapshot(&objects.endpoint_slices);
     let mut statuses = attached.statuses(&snapshot);
+    statuses.extend(
+        out.into_iter()
+            .map(|(name, policy)| opted_out(name, policy)),
+    );
     statuses.sort_by(|a, b| a.policy.cmp(&b.policy));
     Compiled { snapshot, statuses }
+}
+
+/// A policy that its author left to other implementations, such as a gateway.
+fn opted_out(name: &ObjectName, policy: &BackendTlsPolicy) -> PolicyStatus {
+    PolicyStatus {
+        policy: name.clone(),
+        generation: policy.metadata.generation,
+        ancestors: Vec::new(),
+        problems: Vec::new(),
+        opted_out: true,
+        warnings: vec![format!(
+            "annotation {REDIRECT}: disabled: nodetls leaves this policy alone, and pods' connections to its targets \
+             as they are"
+        )],
+    }
 }
 
 /// A policy, read: what it asks for, whatever its targets are.
@@ -76,8 +103,16 @@ struct Policy<'a> {
 }
 
 impl<'a> Policy<'a> {
-    fn new(name: &'a ObjectName, policy: &BackendTlsPolicy, authorities: &mut Authorities) -> Self {
-        let spec = validate::read(&policy.spec);
+    fn new(
+        name: &'a ObjectName,
+        policy: &BackendTlsPolicy,
+        authorities: &mut Authorities,
+        insecure_validation: bool,
+    ) -> Self {
+        let mut spec = validate::read(&policy.spec);
+        if !insecure_validation {
+            spec.forbid_insecure_validation();
+        }
         let generation = policy.metadata.generation;
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
         let Resolved { roots, condition } = match &spec.trust {
@@ -97,9 +132,22 @@ impl<'a> Policy<'a> {
             uid: policy.metadata.uid.clone(),
             generation,
             spec,
-            warnings: unknown::unknown_fields(&policy.spec),
+            warnings: warnings(policy),
             plan,
             resolved_refs: condition,
         }
     }
+}
+
+/// What is no mistake in the spec, but has no effect.
+fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
+    let mut warnings = unknown::unknown_fields(&policy.spec);
+    if let Some(value) = policy.redirect().filter(|value| *value != "enabled") {
+        let value = status::quoted(value);
+        warnings.push(format!(
+            "annotation {REDIRECT}: {value} has no meaning, and no effect: write disabled to have this policy left \
+             alone"
+        ));
+    }
+    warnings
 }

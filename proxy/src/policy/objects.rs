@@ -1,11 +1,12 @@
 //! The compiler's input: every Kubernetes object that can matter to a policy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{BackendTlsPolicy, CaName, CaObject, ObjectName};
+use super::{BackendTlsPolicy, CaBundle, CaName, CaObject, ObjectName};
 
 /// The objects as a source has them now. The map's key is an object's name; its metadata is not asked for it again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,4 +21,13 @@ pub struct Objects {
     pub ca_secrets: bool,
     /// The policies, valid or not.
     pub policies: BTreeMap<ObjectName, BackendTlsPolicy>,
+}
+
+/// What the compiler knows of where it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installation {
+    /// The node's trust store, which `wellKnownCACertificates: System` names.
+    pub system_roots: Option<Arc<CaBundle>>,
+    /// Whether a policy may ask for less than the verification of chain, dates and names.
+    pub insecure_validation: bool,
 }

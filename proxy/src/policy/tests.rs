@@ -3,6 +3,7 @@
 
 mod ca;
 mod conflict;
+mod options;
 mod properties;
 mod secrets;
 mod service;
@@ -48,7 +49,7 @@ fn default_name(name: &str) -> ObjectName {
 #[derive(Clone, Default)]
 struct World {
     objects: Objects,
-    system: Option<Arc<CaBundle>>,
+    installation: Installation,
 }
 
 impl World {
@@ -117,7 +118,7 @@ impl World {
     }
 
     fn compile(&self) -> Compiled {
-        compile(&self.objects, self.system.as_ref())
+        compile(&self.objects, &self.installation)
     }
 }
 

@@ -7,7 +7,11 @@ use serde_json::Value;
 
 use super::fields::{Node, Problems};
 use super::snapshot::{CaBundle, Origination, SubjectAltName};
-use super::{Options, options, rules, status::quoted};
+use super::{Options, ValidationMode, options, rules, status::quoted};
+
+/// How an installation allows less than full verification.
+pub(crate) const ALLOW_INSECURE: &str = "--allow-insecure-validation of agent and controller, component \
+     manifests/components/insecure-validation";
 
 /// A spec as far as it can be read. It is valid if `problems` is empty, and only then complete.
 #[derive(Default)]
@@ -23,6 +27,18 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    /// For an installation that does not allow it.
+    pub(super) fn forbid_insecure_validation(&mut self) {
+        let mode = self.options.validation_mode;
+        if mode != ValidationMode::Standard {
+            self.problems.push(format!(
+                "spec.options[\"nodetls.io/validation-mode\"]: this installation does not allow {}: allow it \
+                 ({ALLOW_INSECURE}), or have the server present a certificate that can be verified",
+                mode.as_str()
+            ));
+        }
+    }
+
     /// What a valid spec asks for, with these trust anchors.
     pub(super) fn origination(&self, roots: Arc<CaBundle>) -> Origination {
         Origination {

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::decide::{Protocol, read_opening};
 use super::departure::Departure;
@@ -18,6 +21,7 @@ use crate::addr::ClientAddr;
 use crate::failure::{Failure, Reason};
 use crate::metrics::OpenConnection;
 use crate::pods::Pod;
+use crate::policy::ClientTls;
 use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io, failure_of_stream};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
@@ -50,6 +54,8 @@ pub(super) async fn serve(
 
 /// Most first messages at one go.
 const FIRST_READ: usize = 4096;
+/// How long close_notify may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 struct Connection {
     route: Arc<Route>,
@@ -103,15 +109,16 @@ impl Connection {
             netns: &proxy.dialer.netns,
             may_have_said_all: protocol == Some(Protocol::Other) && !opening.first.is_empty(),
         };
+        let wrap = self.route.options().client_tls == ClientTls::Wrap;
         let alpn = match protocol {
-            Some(Protocol::Tls) => {
+            Some(Protocol::Tls) if !wrap => {
                 self.route.metrics.passthrough("already_tls");
                 let stream = departure.or(upstream.plain()).await?;
                 return self.pass_through(client, stream, opening.first).await;
             }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
-            Some(Protocol::Other) | None => Alpn::None,
+            Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
             Ok(stream) => self.relay_secured(client, stream, opening).await,
@@ -141,7 +148,17 @@ impl Connection {
         let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
         let mut recorded = Recorded::new(&mut client, record);
         let (sent, received) = (&mut self.sent, &mut self.received);
-        let end = relay(&mut recorded, &mut *stream, first, greeting, sent, received).await;
+        let idle = self.route.options().idle_timeout;
+        let end = relay(
+            &mut recorded,
+            &mut *stream,
+            first,
+            greeting,
+            sent,
+            received,
+            idle,
+        )
+        .await;
         let record = recorded.into_record();
         match end {
             End::Clean => {
@@ -149,6 +166,11 @@ impl Connection {
                 Ok(())
             }
             End::Client(error) => Err(client_gone(&error)),
+            End::Idle => {
+                let _ = timeout(FAREWELL, stream.shutdown()).await;
+                close(client);
+                Err(idle_for(idle))
+            }
             End::Upstream(error) => {
                 let failure = failure_of_stream(&error, &stream);
                 if received.bytes == 0 {
@@ -173,13 +195,29 @@ impl Connection {
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
         let (sent, received) = (&mut self.sent, &mut self.received);
-        match relay(&mut client, &mut stream, first, Vec::new(), sent, received).await {
+        let idle = self.route.options().idle_timeout;
+        match relay(
+            &mut client,
+            &mut stream,
+            first,
+            Vec::new(),
+            sent,
+            received,
+            idle,
+        )
+        .await
+        {
             End::Clean => {
                 close(client);
                 close(stream);
                 Ok(())
             }
             End::Client(error) => Err(client_gone(&error)),
+            End::Idle => {
+                close(client);
+                close(stream);
+                Err(idle_for(idle))
+            }
             End::Upstream(error) => {
                 reset_after_flush(client).await;
                 Err(failure_from_io(&error, Stage::Relay))
@@ -191,6 +229,7 @@ impl Connection {
         self.access.sent_bytes = self.sent.bytes;
         self.access.received_bytes = self.received.bytes;
         match ended {
+            Ok(()) if self.route.options().quiet => self.access.leave_out(),
             Ok(()) => self.access.succeed(),
             Err(failure) => {
                 self.route.record_failure(&failure);
@@ -257,6 +296,14 @@ async fn complete(
 
 fn too_much(detail: &str) -> Failure {
     Failure::new(Reason::ClientLimit, detail)
+}
+
+fn idle_for(limit: Option<Duration>) -> Failure {
+    let limit = limit.unwrap_or_default();
+    Failure::new(
+        Reason::IdleTimeout,
+        format!("no byte from either side for {limit:?}"),
+    )
 }
 
 fn client_gone(error: &io::Error) -> Failure {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use nodetls_ebpf::IdRange;
@@ -11,7 +11,7 @@ use nodetls_ebpf::IdRange;
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
-use crate::policy::{ObjectName, Target, Upstream};
+use crate::policy::{ObjectName, Options, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -73,10 +73,13 @@ impl Route {
         }
     }
 
-    /// The name of the Secret with the client's certificate, if its policy asks for one.
-    pub fn client_certificate(&self) -> Option<&str> {
-        let plan = self.target.plan.as_ref().ok()?;
-        plan.options.client_certificate.as_deref()
+    /// What its policy's options ask for; of a refused one nothing.
+    pub fn options(&self) -> &Options {
+        static NONE: LazyLock<Options> = LazyLock::new(Options::default);
+        match &self.target.plan {
+            Ok(origination) => &origination.options,
+            Err(_) => &NONE,
+        }
     }
 
     /// Where to dial, in the order to try.

@@ -1,6 +1,7 @@
 //! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
 //! we know what the client speaks, or earlier, when the server might speak first.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,6 +84,9 @@ impl Upstream {
         let silence = Instant::now() + SILENCE;
         if self.tls().await.is_ok() {
             self.dialled_stage().await;
+            if self.route.options().client_first {
+                return pending().await;
+            }
             sleep_until(silence).await;
             self.secured_stage(Alpn::None).await;
             if let Stage::Secured(stream) = &mut self.stage {
@@ -138,7 +142,10 @@ impl Upstream {
         if let Some(known) = &self.tls {
             return known.clone();
         }
-        let tls = match (&self.route.tls, self.route.client_certificate()) {
+        let tls = match (
+            &self.route.tls,
+            self.route.options().client_certificate.as_deref(),
+        ) {
             (Ok(anonymous), Some(secret)) => {
                 let identity = self.dialer.identities.of(&self.pod, secret).await;
                 identity.map(|identity| identity.client(anonymous))
@@ -187,7 +194,9 @@ impl Upstream {
         stream: TcpStream,
         alpn: Alpn,
     ) -> Step<ServerStream> {
-        let (route, limit) = (Arc::clone(&self.route), self.dialer.handshake_timeout);
+        let route = Arc::clone(&self.route);
+        let limit = route.options().handshake_timeout;
+        let limit = limit.unwrap_or(self.dialer.handshake_timeout);
         Box::pin(async move {
             let started = Instant::now();
             let result = client.handshake(stream, alpn, limit).await;
@@ -217,7 +226,7 @@ pub async fn probe(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Res
     };
     let mut result: Result<(), Failure> = connect.await;
     let asked = |failure: &mut Failure| failure.reason == Reason::ClientCertificateRequired;
-    if route.client_certificate().is_some() && result.as_mut().is_err_and(asked) {
+    if route.options().client_certificate.is_some() && result.as_mut().is_err_and(asked) {
         result = Ok(());
     }
     if let Err(failure) = &result {
@@ -231,9 +240,11 @@ fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStr
     Box::pin(async move {
         let detail = format!("Service {} has no ready endpoint", route.target.service);
         let mut failure = Failure::new(Reason::NoEndpoints, detail);
+        let limit = route.options().connect_timeout;
+        let limit = limit.unwrap_or(dialer.connect_timeout);
         for address in route.upstream_addresses() {
             let attempt = dial_one(&dialer, &pod, address);
-            match timeout(dialer.connect_timeout, attempt).await {
+            match timeout(limit, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = Failure::connect(&error, address.0),
                 Err(_) => failure = Failure::connect(&io::ErrorKind::TimedOut.into(), address.0),

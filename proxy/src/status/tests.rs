@@ -335,7 +335,7 @@ fn the_page_tells_what_the_agent_knows() {
     let pem = params.self_signed(&key).unwrap().pem();
     let live = Live::default();
     let publish = |pem: &str| {
-        let compiled = compile(&objects(pem), None);
+        let compiled = compile(&objects(pem), &Default::default());
         live.update(|facts| {
             facts.snapshot = Arc::new(compiled.snapshot);
             facts.policies = compiled.statuses.into();

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -23,13 +24,13 @@ use super::identity::server_name;
 use super::observed::{OBSERVED, Observed, Observing};
 use super::verifier::Verifier;
 use crate::failure::{Failure, Reason};
-use crate::policy::Origination;
+use crate::policy::{Options, Origination, TlsVersion};
 
 /// One for all clients: its tables are the same for every policy.
 pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    LazyLock::new(|| Arc::new(default_provider()));
 
-/// The application protocol to offer (ALPN, RFC 7301).
+/// The application protocol to offer (ALPN, RFC 7301), where the policy's options name none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// `http/1.1`; a server that selects none will do.
@@ -38,6 +39,16 @@ pub enum Alpn {
     H2,
     /// No ALPN extension.
     None,
+}
+
+impl Alpn {
+    fn offered(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Http11 => vec![b"http/1.1".to_vec()],
+            Self::H2 => vec![b"h2".to_vec()],
+            Self::None => Vec::new(),
+        }
+    }
 }
 
 /// A TLS client for one [`Origination`] and at most one client certificate. Sessions are resumed within it, per ALPN, and
@@ -56,11 +67,13 @@ impl TlsClient {
     pub fn new(origination: &Origination) -> Result<Self, Failure> {
         let algorithms = PROVIDER.signature_verification_algorithms;
         let verifier = Arc::new(Verifier::new(origination, algorithms)?);
+        let options = &origination.options;
+        let config = |alpn| config(&verifier, options, alpn);
         Ok(Self {
             server_name: server_name(&origination.hostname)?,
-            http11: config(&verifier, &[b"http/1.1"])?,
-            h2: config(&verifier, &[b"h2"])?,
-            none: config(&verifier, &[])?,
+            http11: config(Alpn::Http11)?,
+            h2: config(Alpn::H2)?,
+            none: config(Alpn::None)?,
             certificate: None,
         })
     }
@@ -102,6 +115,7 @@ impl TlsClient {
             self.server_name.clone(),
             Observing::new(io, self.certificate.clone()),
         );
+        let offered = config.alpn_protocols.as_slice();
         let explained = async {
             let result = timeout(limit, connect).await;
             OBSERVED.with(|seen| match result {
@@ -109,7 +123,7 @@ impl TlsClient {
                 Ok(Err(error)) => Err(handshake_failure(
                     &error,
                     &seen.borrow(),
-                    alpn,
+                    offered,
                     self.certificate.as_deref(),
                 )),
                 Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
@@ -118,22 +132,39 @@ impl TlsClient {
         let stream = OBSERVED
             .scope(RefCell::new(Observed::default()), explained)
             .await?;
-        // rustls lets a server that selects none pass.
-        if alpn == Alpn::H2 && stream.get_ref().1.alpn_protocol().is_none() {
-            return Err(no_common_alpn(alpn, "the server selects none"));
+        // rustls lets a server that selects none pass; and the policy may have offered what the client does not speak.
+        match (alpn, stream.get_ref().1.alpn_protocol()) {
+            (Alpn::H2, None) if !offered.is_empty() => {
+                Err(no_common_alpn(offered, "the server selects none"))
+            }
+            (Alpn::H2, Some(selected)) if selected != b"h2" => {
+                let selected = String::from_utf8_lossy(selected);
+                Err(no_common_alpn(
+                    offered,
+                    &format!("the server selects {selected}"),
+                ))
+            }
+            (Alpn::Http11, Some(b"h2")) => Err(no_common_alpn(offered, "the server selects h2")),
+            _ => Ok(stream),
         }
-        Ok(stream)
     }
 }
 
-fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Failure> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&TLS13, &TLS12])
+fn config(
+    verifier: &Arc<Verifier>,
+    options: &Options,
+    alpn: Alpn,
+) -> Result<Arc<ClientConfig>, Failure> {
+    let mut config = ClientConfig::builder_with_provider(provider(options))
+        .with_protocol_versions(&versions(options))
         .map_err(|error| Failure::new(Reason::Internal, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_cert_resolver(Arc::new(NoClientCertificate));
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols = match &options.alpn {
+        Some(names) => names.iter().map(|name| name.clone().into_bytes()).collect(),
+        None => alpn.offered(),
+    };
     config.resumption = sessions();
     Ok(Arc::new(config))
 }
@@ -141,6 +172,40 @@ fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>,
 /// A client has one server name, for which rustls keeps up to 8 tickets.
 fn sessions() -> Resumption {
     Resumption::in_memory_sessions(8)
+}
+
+/// The cipher suites and groups that the options name, in their order; else ours.
+fn provider(options: &Options) -> Arc<CryptoProvider> {
+    if options.cipher_suites.is_empty() && options.groups.is_empty() {
+        return Arc::clone(&PROVIDER);
+    }
+    let mut provider = CryptoProvider::clone(&PROVIDER);
+    if !options.cipher_suites.is_empty() {
+        let wanted = options.cipher_suites.iter();
+        let suites = wanted.filter_map(|name| {
+            let mut all = ALL_CIPHER_SUITES.iter();
+            all.find(|suite| suite.suite() == *name).copied()
+        });
+        provider.cipher_suites = suites.collect();
+    }
+    if !options.groups.is_empty() {
+        let wanted = options.groups.iter();
+        let groups = wanted.filter_map(|name| {
+            let mut all = ALL_KX_GROUPS.iter();
+            all.find(|group| group.name() == *name).copied()
+        });
+        provider.kx_groups = groups.collect();
+    }
+    Arc::new(provider)
+}
+
+fn versions(options: &Options) -> Vec<&'static SupportedProtocolVersion> {
+    let (min, max) = options.versions();
+    let all = [(TlsVersion::Tls13, &TLS13), (TlsVersion::Tls12, &TLS12)];
+    let wanted = all
+        .into_iter()
+        .filter(|(version, _)| (min..=max).contains(version));
+    wanted.map(|(_, version)| version).collect()
 }
 
 /// Has no certificate, but notes that one was asked for.

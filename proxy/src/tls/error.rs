@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
 use tokio_rustls::client::TlsStream;
 
-use super::Alpn;
 use super::client_certificate::ClientCertificate;
 use super::observed::{Observed, Observing};
 use crate::failure::{Failure, Reason, quoted};
@@ -39,7 +38,7 @@ pub fn failure_of_stream<IO>(error: &io::Error, stream: &TlsStream<Observing<IO>
 pub(super) fn handshake_failure(
     error: &io::Error,
     seen: &Observed,
-    alpn: Alpn,
+    offered: &[Vec<u8>],
     certificate: Option<&ClientCertificate>,
 ) -> Failure {
     use AlertDescription as A;
@@ -61,14 +60,14 @@ pub(super) fn handshake_failure(
             no_client_certificate()
         }
         Some(Error::AlertReceived(A::NoApplicationProtocol)) => no_common_alpn(
-            alpn,
+            offered,
             &format!(
                 "the server refuses it by {}",
                 words(A::NoApplicationProtocol)
             ),
         ),
         Some(Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)) => {
-            no_common_alpn(alpn, "the server selects another")
+            no_common_alpn(offered, "the server selects another")
         }
         _ => failure_from_io(error, Stage::Handshake),
     }
@@ -92,11 +91,10 @@ pub(super) fn handshake_timeout(limit: Duration, seen: &Observed) -> Failure {
 }
 
 /// The failure of a server that does not take the application protocol that was offered.
-pub(super) fn no_common_alpn(offered: Alpn, found: &str) -> Failure {
+pub(super) fn no_common_alpn(offered: &[Vec<u8>], found: &str) -> Failure {
     let offered = match offered {
-        Alpn::Http11 => "http/1.1",
-        Alpn::H2 => "h2",
-        Alpn::None => "none",
+        [] => "none".to_owned(),
+        names => String::from_utf8_lossy(&names.join(&b", "[..])).into_owned(),
     };
     Failure::new(
         Reason::NoCommonAlpn,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod certificates;
+mod modes;
 mod names;
 mod openssl;
 mod sessions;
@@ -24,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::failure::{Failure, Reason};
-use crate::policy::{CaBundle, Options, Origination, SubjectAltName};
+use crate::policy::{CaBundle, Origination, SubjectAltName};
 
 /// The name that the policies of these tests ask for.
 pub(super) const HOST: &str = "www.example.com";
@@ -63,6 +64,10 @@ impl Ca {
 
     pub(super) fn der(&self) -> CertificateDer<'static> {
         self.certificate.der().clone()
+    }
+
+    pub(super) fn pem(&self) -> String {
+        self.certificate.pem()
     }
 
     fn issue(&self, params: &CertificateParams) -> Leaf {
@@ -150,7 +155,7 @@ fn origination(roots: &[CertificateDer<'static>]) -> Origination {
         roots: Arc::new(CaBundle {
             certificates: roots.to_vec(),
         }),
-        options: Options::default(),
+        options: Default::default(),
     }
 }
 

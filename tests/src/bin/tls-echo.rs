@@ -178,12 +178,15 @@ fn describe(session: &ServerConnection) -> Value {
     let suite = session
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
+    let group = session.negotiated_key_exchange_group();
+    let group = group.and_then(|group| group.name().as_str());
     json!({
         "version": version.map(|name| name.replace('_', ".")),
         "serverName": session.server_name(),
         "negotiatedProtocol": session.alpn_protocol().map(String::from_utf8_lossy),
         "cipherSuite": suite.map(|name| name.replace("TLS13_", "TLS_")),
         "peerCertificates": session.peer_certificates().map(pem),
+        "group": group,
     })
 }
 

@@ -5,5 +5,6 @@
 mod certificates;
 mod client_certificates;
 mod connections;
+mod options;
 mod rig;
 mod servers;

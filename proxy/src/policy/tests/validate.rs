@@ -249,14 +249,8 @@ fn subject_alt_names() {
 
 #[test]
 fn a_client_certificate_is_named_as_a_secret_is() {
-    for (name, wrong) in [
-        (json!("a,b"), "\"a,b\" must be lower-case"),
-        (json!("shop/client"), "\"shop/client\" must be lower-case"),
-        (json!(""), "must not be empty"),
-        (json!(null), "required, and missing"),
-        (json!(5), "must be a string"),
-    ] {
-        let wrong = format!("spec.options[\"nodetls.io/client-certificate\"]: {wrong}");
+    for name in ["a,b", "shop/client", ""] {
+        let wrong = format!("{name:?} can't be the name of a Secret: write the name of a Secret");
         assert_invalid(&wrong, |spec| {
             spec["options"] = json!({"nodetls.io/client-certificate": name})
         });
@@ -277,8 +271,6 @@ fn options() {
     );
     let long = "x".repeat(4097);
     assert_invalid("longer than 4096", change(json!({"a.com/b": long})));
-    let ours = "spec.options[\"nodetls.io/min-version\"]: is no option of this version";
-    assert_invalid(ours, change(json!({"nodetls.io/min-version": "1.3"})));
     assert_valid(change(json!({"example.com/x": "y", "bare": ""})));
 }
 

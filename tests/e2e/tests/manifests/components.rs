@@ -73,6 +73,36 @@ fn audit_is_a_flag_of_the_agent() {
 }
 
 #[test]
+fn insecure_validation_is_a_flag_of_both() {
+    let flag = "--allow-insecure-validation";
+    for workload in ["nodetls-agent", "nodetls-controller"] {
+        let arguments = arguments("insecure-validation", workload);
+        assert!(
+            arguments.iter().any(|argument| argument == flag),
+            "{workload}"
+        );
+    }
+}
+
+#[test]
+fn node_roots_mounts_what_the_flag_names() {
+    let arguments = arguments("node-roots", "nodetls-agent");
+    let objects = render(&overlay("mounts-node-roots", &["node-roots"], ""));
+    let mounts = container(&objects, "nodetls-agent")["volumeMounts"].clone();
+    let mounts = mounts.as_array().unwrap();
+    let mount = mounts
+        .iter()
+        .find(|mount| mount["name"] == "node-roots")
+        .unwrap();
+    let path = mount["mountPath"].as_str().unwrap();
+    let flag = format!("--system-roots={path}/");
+    assert!(
+        arguments.iter().any(|argument| argument.starts_with(&flag)),
+        "{arguments:?}"
+    );
+}
+
+#[test]
 fn secrets_gives_the_controller_one_right_more() {
     let arguments = arguments("secrets", "nodetls-controller");
     assert_eq!(
