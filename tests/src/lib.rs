@@ -15,7 +15,8 @@ mod world;
 
 pub use certificates::{Ca, Identity};
 pub use manifests::{
-    config_map, policy, policy_with, service, service_without_slice, without_ready_endpoint,
+    config_map, policy, policy_with, policy_with_client_certificate, service,
+    service_without_slice, tls_secret, without_ready_endpoint,
 };
 pub use process::{Running, binary, text};
 pub use world::World;

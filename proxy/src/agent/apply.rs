@@ -26,6 +26,7 @@ impl Agent {
         let compiled = policy::compile(&update.objects, &self.installation);
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
+        self.keeper.follow(&self.snapshot, &update.secrets);
         self.complete |= update.complete;
         match update.errors.first() {
             // An agent before us may have read it: what it published stays refused until we can.

@@ -28,6 +28,7 @@ pub(crate) use self::report::log_status;
 use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
+use crate::identity::Keeper;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
@@ -123,6 +124,7 @@ struct Agent {
     foreign: Vec<PathBuf>,
     pods: Pods,
     source: Source,
+    keeper: Keeper,
     cluster: Option<Cluster>,
     audit: Option<Audit>,
     /// A newer agent has the maps, and is not ready.
@@ -183,6 +185,7 @@ impl Agent {
             own_sockets: Arc::clone(&maps.own_sockets),
             connect_timeout: options.connect_timeout,
             handshake_timeout: options.handshake_timeout,
+            identities: inputs.identities,
         };
         let proxy = Arc::new(Proxy::new(
             publisher.routes(),
@@ -211,6 +214,7 @@ impl Agent {
             epoch,
             foreign: foreign(&options.pins),
             source: inputs.source,
+            keeper: inputs.keeper,
             cluster: inputs.cluster,
             audit,
             standing_by: false,

@@ -48,6 +48,10 @@ pub struct Options {
     /// Namespaces whose pods are left alone unless they say `nodetls.io/redirect: enabled`
     #[arg(long, value_name = "NAME", num_args = 0.., default_value = "kube-system")]
     pub exclude_namespace: Vec<String>,
+    /// Let policies name Secrets with client certificates, which are read in the namespaces of the node's pods; those of
+    /// manifests always are
+    #[arg(long, requires = "node")]
+    pub client_certificates: bool,
     /// Let policies ask for less than full verification of the server (option nodetls.io/validation-mode)
     #[arg(long)]
     pub allow_insecure_validation: bool,

@@ -9,8 +9,8 @@ use super::report::{
     Ancestor, AncestorRef, ConditionReport, PolicyReport, Report, Unreadable, Verdict,
 };
 use crate::policy::{
-    self, ALLOW_SECRETS, AncestorStatus, CaBundle, CaKind, CaName, Condition, Installation,
-    PolicyStatus,
+    self, ALLOW_SECRETS, AncestorStatus, BackendTlsPolicy, CLIENT_CERTIFICATE, CaBundle, CaKind,
+    CaName, Condition, Installation, PolicyStatus,
 };
 use crate::source::{FileError, Update};
 
@@ -33,6 +33,8 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
         let mut report = judge_policy(&status, &bundles, now, expiry_days);
         let named = named.get(&status.policy).into_iter().flatten();
         report.warnings.extend(named.filter_map(needs_permission));
+        let policy = objects.policies.get(&status.policy);
+        report.warnings.extend(policy.and_then(needs_identities));
         report.file = update.policy_files.get(&status.policy).cloned();
         report
     };
@@ -102,6 +104,16 @@ fn needs_permission(ca: &CaName) -> Option<String> {
              ({ALLOW_SECRETS}): a ConfigMap works everywhere"
         )
     })
+}
+
+/// The same for client certificates.
+fn needs_identities(policy: &BackendTlsPolicy) -> Option<String> {
+    let name = policy.spec["options"][CLIENT_CERTIFICATE].as_str()?;
+    Some(format!(
+        "spec.options: {CLIENT_CERTIFICATE}: in a cluster, Secret {name} is looked up in the namespace of each client's pod, \
+         and only where the installation allows it (nodetls agent --client-certificates, component \
+         manifests/components/client-certificates)"
+    ))
 }
 
 /// What is to be told, each once: a missing CA is told by every target's conditions.

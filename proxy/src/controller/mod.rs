@@ -4,7 +4,7 @@
 //! A Deployment with any number of replicas: those that don't hold the Lease do nothing.
 
 mod ca_objects;
-mod error;
+pub(crate) mod error;
 pub(crate) mod events;
 mod lease;
 mod mirror;

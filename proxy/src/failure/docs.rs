@@ -10,6 +10,8 @@ use super::Reason;
 const CERTIFICATES: (&str, &str) = ("certificates", "certificates_that_do_not_do");
 const NO_TLS: (&str, &str) = ("servers", "servers_without_tls");
 const REFUSING: (&str, &str) = ("servers", "servers_that_refuse_the_handshake");
+const CLIENT_CERTIFICATES: (&str, &str) =
+    ("client_certificates", "client_certificates_that_do_not_do");
 const OUT_OF_REACH: (&str, &str) = ("connections", "servers_out_of_reach");
 const BREAKING: (&str, &str) = ("connections", "connections_that_break");
 const TRUNCATED: (&str, &str) = ("connections", "a_truncated_answer_is_not_a_clean_end");
@@ -68,6 +70,14 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
         R::PlaintextServer => (
             r#"the server answered with HTTP, not TLS: "HTTP/1.1 400 Bad Request""#,
             NO_TLS,
+        ),
+        R::ClientCertificateUnusable => (
+            "Secret default/client: tls.key is not the key of the certificate \"client-a\" in tls.crt",
+            CLIENT_CERTIFICATES,
+        ),
+        R::ClientCertificateRejected => (
+            r#"the server refuses the client certificate "client-b" of Secret default/client (issued by "other-ca", valid until 4096-01-01T00:00:00Z) by alert unknown_ca (48)"#,
+            CLIENT_CERTIFICATES,
         ),
         R::ClientCertificateRequired => ("the server requires a client certificate", REFUSING),
         R::NoCommonVersion => (

@@ -27,6 +27,7 @@ pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::{Installation, Objects};
+pub(crate) use options::CLIENT_CERTIFICATE;
 pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,

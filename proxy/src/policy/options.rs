@@ -16,6 +16,9 @@ use super::status::quoted;
 /// The domain of our keys; keys of other domains are for other implementations.
 const PREFIX: &str = "nodetls.io/";
 
+/// The option that names a Secret.
+pub(crate) const CLIENT_CERTIFICATE: &str = "nodetls.io/client-certificate";
+
 /// What the options of a policy come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {

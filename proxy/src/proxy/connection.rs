@@ -22,7 +22,7 @@ use crate::failure::{Failure, Reason};
 use crate::metrics::OpenConnection;
 use crate::pods::Pod;
 use crate::policy::ClientTls;
-use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io};
+use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io, failure_of_stream};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
 pub(super) async fn serve(
@@ -172,7 +172,7 @@ impl Connection {
                 Err(idle_for(idle))
             }
             End::Upstream(error) => {
-                let failure = failure_from_io(&error, Stage::Relay);
+                let failure = failure_of_stream(&error, &stream);
                 if received.bytes == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
                     let read = record.unwrap_or_default();

@@ -44,10 +44,12 @@ impl Answer {
     /// The connection failed for `reason`, before any byte of the server's answer was relayed.
     pub(super) fn to(reason: Reason) -> Self {
         match reason {
-            Reason::PolicyRefused | Reason::NoEndpoints => Self {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: "nodetls: this Service can't be reached securely",
-            },
+            Reason::PolicyRefused | Reason::NoEndpoints | Reason::ClientCertificateUnusable => {
+                Self {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    text: "nodetls: this Service can't be reached securely",
+                }
+            }
             _ => Self {
                 status: StatusCode::BAD_GATEWAY,
                 text: "nodetls: no secure connection to this Service",

@@ -22,7 +22,7 @@ pub struct Route {
     pub original_dst: OriginalDst,
     /// What the policy compiler made of it.
     pub target: Arc<Target>,
-    /// Originates its TLS; or why there is none.
+    /// Originates its TLS, without a client certificate; or why there is none.
     pub tls: Result<Arc<TlsClient>, Failure>,
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,

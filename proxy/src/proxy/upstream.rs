@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::route::Route;
 use crate::addr::UpstreamAddr;
 use crate::failure::{Failure, Reason};
+use crate::identity::Identities;
 use crate::pods::Pod;
 use crate::pods::netns::{NetnsThread, tcp_socket};
 use crate::redirect::OwnSockets;
-use crate::tls::{Alpn, ServerStream, Stage as TlsStage, failure_from_io};
+use crate::tls::{Alpn, ServerStream, TlsClient, failure_of_stream};
 
 /// After this long a silence of the client's we find out whether the server speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -39,6 +40,8 @@ pub struct Dialer {
     pub connect_timeout: Duration,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
+    /// For policies that ask for a client certificate.
+    pub identities: Identities,
 }
 
 type Step<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
@@ -56,6 +59,8 @@ pub(super) struct Upstream {
     dialer: Arc<Dialer>,
     pod: Arc<Pod>,
     route: Arc<Route>,
+    /// What secures it, once that is known.
+    tls: Option<Result<Arc<TlsClient>, Failure>>,
     stage: Stage,
 }
 
@@ -67,6 +72,7 @@ impl Upstream {
             dialer,
             pod,
             route,
+            tls: None,
             stage,
         }
     }
@@ -76,7 +82,7 @@ impl Upstream {
     /// Safe to cancel.
     pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
         let silence = Instant::now() + SILENCE;
-        if self.route.tls.is_ok() {
+        if self.tls().await.is_ok() {
             self.dialled_stage().await;
             if self.route.options().client_first {
                 return pending().await;
@@ -87,7 +93,7 @@ impl Upstream {
                 match stream.read_buf(greeting).await {
                     Ok(_) => return,
                     Err(error) => {
-                        self.stage = Stage::Failed(failure_from_io(&error, TlsStage::Relay))
+                        self.stage = Stage::Failed(failure_of_stream(&error, stream));
                     }
                 }
             }
@@ -113,9 +119,7 @@ impl Upstream {
 
     /// The verified TLS connection. One that was secured speculatively serves only where no ALPN is wanted.
     pub(super) async fn secured(mut self, alpn: Alpn) -> Result<Box<ServerStream>, Failure> {
-        if let Err(failure) = &self.route.tls {
-            return Err(failure.clone());
-        }
+        self.tls().await?;
         let speculative = matches!(self.stage, Stage::Handshaking(_) | Stage::Secured(_));
         if speculative && alpn != Alpn::None {
             self.redial();
@@ -132,6 +136,26 @@ impl Upstream {
         }
     }
 
+    /// The TLS client for this connection: the route's; or, if the policy says so, one that shows the identity of the pod's
+    /// own namespace. Safe to cancel.
+    async fn tls(&mut self) -> Result<Arc<TlsClient>, Failure> {
+        if let Some(known) = &self.tls {
+            return known.clone();
+        }
+        let tls = match (
+            &self.route.tls,
+            self.route.options().client_certificate.as_deref(),
+        ) {
+            (Ok(anonymous), Some(secret)) => {
+                let identity = self.dialer.identities.of(&self.pod, secret).await;
+                identity.map(|identity| identity.client(anonymous))
+            }
+            (tls, _) => tls.clone(),
+        };
+        self.tls = Some(tls.clone());
+        tls
+    }
+
     fn redial(&mut self) {
         self.stage = Stage::Dialling(dial(&self.dialer, &self.pod, &self.route));
     }
@@ -144,12 +168,16 @@ impl Upstream {
 
     async fn secured_stage(&mut self, alpn: Alpn) {
         if matches!(self.stage, Stage::Dialled(_)) {
+            let tls = self.tls().await;
             let placeholder = Stage::Failed(Failure::new(
                 Reason::Internal,
                 "a handshake was not started",
             ));
             if let Stage::Dialled(stream) = std::mem::replace(&mut self.stage, placeholder) {
-                self.stage = Stage::Handshaking(self.handshake(stream, alpn));
+                self.stage = match tls {
+                    Ok(client) => Stage::Handshaking(self.handshake(client, stream, alpn)),
+                    Err(failure) => Stage::Failed(failure),
+                };
             }
         }
         if let Stage::Handshaking(step) = &mut self.stage {
@@ -160,13 +188,17 @@ impl Upstream {
         }
     }
 
-    fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<ServerStream> {
+    fn handshake(
+        &self,
+        client: Arc<TlsClient>,
+        stream: TcpStream,
+        alpn: Alpn,
+    ) -> Step<ServerStream> {
         let route = Arc::clone(&self.route);
         let limit = route.options().handshake_timeout;
         let limit = limit.unwrap_or(self.dialer.handshake_timeout);
         Box::pin(async move {
             let started = Instant::now();
-            let client = route.tls.as_ref().map_err(Clone::clone)?;
             let result = client.handshake(stream, alpn, limit).await;
             route.record_handshake(started.elapsed(), result.as_ref().ok());
             result
@@ -174,23 +206,29 @@ impl Upstream {
     }
 }
 
-/// Makes a verified TLS connection to a route's upstream and ends it.
+/// Makes a verified TLS connection to a route's upstream and ends it. No pod's identity is shown: that a server asks for one
+/// is no failure where the policy has one.
 ///
 /// # Errors
 /// Why there can be none; what is of the handshake is also shown by [`super::Routes::failing`].
 pub async fn probe(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Result<(), Failure> {
     let connect = async {
-        let upstream = Upstream::new(dialer, pod, Arc::clone(&route));
+        let mut upstream = Upstream::new(dialer, pod, Arc::clone(&route));
+        upstream.tls = Some(route.tls.clone());
         let mut stream = upstream.secured(Alpn::None).await?;
         // TLS 1.3's alert for a missing client certificate comes after the handshake.
         match timeout(ALERT, stream.read_u8()).await {
             Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                Err(failure_from_io(&error, TlsStage::Relay))
+                Err(failure_of_stream(&error, &stream))
             }
             _ => Ok(()),
         }
     };
-    let result = connect.await;
+    let mut result: Result<(), Failure> = connect.await;
+    let asked = |failure: &mut Failure| failure.reason == Reason::ClientCertificateRequired;
+    if route.options().client_certificate.is_some() && result.as_mut().is_err_and(asked) {
+        result = Ok(());
+    }
     if let Err(failure) = &result {
         route.show_failure(failure);
     }

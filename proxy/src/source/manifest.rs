@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::identity::TlsSecret;
 use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 
 /// What a file holds.
@@ -15,6 +16,8 @@ use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 pub(super) struct Manifest {
     /// The objects that could be read.
     pub(super) objects: Objects,
+    /// What Secrets have for client certificates; apart, since it is secret.
+    pub(super) secrets: BTreeMap<ObjectName, TlsSecret>,
     /// The documents that could not.
     pub(super) problems: Vec<Problem>,
 }
@@ -71,8 +74,11 @@ impl Manifest {
             Err(cause) => self.refuse(document, Some(kind), cause.to_owned()),
             Ok(name) => {
                 let object = format!("{kind} {name}");
-                if let Err(cause) = store(&mut self.objects, name, value) {
-                    self.refuse(document, Some(object), cause);
+                let secret = (kind == CaKind::Secret.as_str())
+                    .then(|| (name.clone(), TlsSecret::of_manifest(&value)));
+                match store(&mut self.objects, name, value) {
+                    Ok(()) => self.secrets.extend(secret),
+                    Err(cause) => self.refuse(document, Some(object), cause),
                 }
             }
         }
@@ -185,7 +191,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| error.to_string())
 }
 
-/// Looks at `ca.crt` alone: the rest is secret, and in a repository often encrypted, which the API would refuse.
+/// Looks at `ca.crt` alone: the rest is in a repository often encrypted, which the API would refuse.
 fn secret(value: &Value) -> Result<CaObject, String> {
     let (data, texts) = (&value["data"], &value["stringData"]);
     // Errors don't quote: it is secret.

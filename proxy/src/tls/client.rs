@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::client_certificate::ClientCertificate;
 use super::error::{handshake_failure, handshake_timeout, no_common_alpn};
 use super::identity::server_name;
 use super::observed::{OBSERVED, Observed, Observing};
@@ -26,7 +27,8 @@ use crate::failure::{Failure, Reason};
 use crate::policy::{Options, Origination, TlsVersion};
 
 /// One for all clients: its tables are the same for every policy.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(default_provider()));
 
 /// The application protocol to offer (ALPN, RFC 7301), where the policy's options name none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,13 +51,15 @@ impl Alpn {
     }
 }
 
-/// A TLS client for one [`Origination`]. Sessions are resumed within it, per ALPN, and never outside of it.
+/// A TLS client for one [`Origination`] and at most one client certificate. Sessions are resumed within it, per ALPN, and
+/// never outside of it.
 #[derive(Debug)]
 pub struct TlsClient {
     server_name: ServerName<'static>,
     http11: Arc<ClientConfig>,
     h2: Arc<ClientConfig>,
     none: Arc<ClientConfig>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl TlsClient {
@@ -70,7 +74,26 @@ impl TlsClient {
             http11: config(Alpn::Http11)?,
             h2: config(Alpn::H2)?,
             none: config(Alpn::None)?,
+            certificate: None,
         })
+    }
+
+    /// The same with a client certificate, and with sessions of its own: they would tell the server who connects.
+    #[must_use]
+    pub fn showing(&self, certificate: &Arc<ClientCertificate>) -> Self {
+        let config = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = Arc::clone(certificate) as _;
+            config.resumption = sessions();
+            Arc::new(config)
+        };
+        Self {
+            server_name: self.server_name.clone(),
+            http11: config(&self.http11),
+            h2: config(&self.h2),
+            none: config(&self.none),
+            certificate: Some(Arc::clone(certificate)),
+        }
     }
 
     /// Opens TLS on `io`, within `limit`.
@@ -88,14 +111,21 @@ impl TlsClient {
             Alpn::H2 => &self.h2,
             Alpn::None => &self.none,
         };
-        let connect = TlsConnector::from(Arc::clone(config))
-            .connect(self.server_name.clone(), Observing::new(io));
+        let connect = TlsConnector::from(Arc::clone(config)).connect(
+            self.server_name.clone(),
+            Observing::new(io, self.certificate.clone()),
+        );
         let offered = config.alpn_protocols.as_slice();
         let explained = async {
             let result = timeout(limit, connect).await;
             OBSERVED.with(|seen| match result {
                 Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(handshake_failure(&error, &seen.borrow(), offered)),
+                Ok(Err(error)) => Err(handshake_failure(
+                    &error,
+                    &seen.borrow(),
+                    offered,
+                    self.certificate.as_deref(),
+                )),
                 Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
             })
         };
@@ -135,9 +165,13 @@ fn config(
         Some(names) => names.iter().map(|name| name.clone().into_bytes()).collect(),
         None => alpn.offered(),
     };
-    // A client has one server name, for which rustls keeps up to 8 tickets.
-    config.resumption = Resumption::in_memory_sessions(8);
+    config.resumption = sessions();
     Ok(Arc::new(config))
+}
+
+/// A client has one server name, for which rustls keeps up to 8 tickets.
+fn sessions() -> Resumption {
+    Resumption::in_memory_sessions(8)
 }
 
 /// The cipher suites and groups that the options name, in their order; else ours.

@@ -4,8 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
+use tokio_rustls::client::TlsStream;
 
-use super::observed::Observed;
+use super::client_certificate::ClientCertificate;
+use super::observed::{Observed, Observing};
 use crate::failure::{Failure, Reason, quoted};
 
 /// When an error of a TLS stream happened.
@@ -25,17 +27,32 @@ pub fn failure_from_io(error: &io::Error, stage: Stage) -> Failure {
     }
 }
 
-/// The same during the handshake, with what was seen of the server.
+/// The failure behind an error of an established stream. With TLS 1.3 a server's word on our certificate comes only there.
+pub fn failure_of_stream<IO>(error: &io::Error, stream: &TlsStream<Observing<IO>>) -> Failure {
+    let certificate = stream.get_ref().0.certificate.as_deref();
+    let rejected = certificate.and_then(|shown| rejected(error, shown));
+    rejected.unwrap_or_else(|| failure_from_io(error, Stage::Relay))
+}
+
+/// The same during the handshake, with what was seen of the server, and what it was shown if it asked.
 pub(super) fn handshake_failure(
     error: &io::Error,
     seen: &Observed,
     offered: &[Vec<u8>],
+    certificate: Option<&ClientCertificate>,
 ) -> Failure {
     use AlertDescription as A;
     if let Some(words) = seen.plaintext() {
         return plaintext_server(&words);
     }
+    let shown = certificate.filter(|_| seen.certificate_requested);
+    if let Some(rejected) = shown.and_then(|shown| rejected(error, shown)) {
+        return rejected;
+    }
     match tls_error(error) {
+        Some(Error::AlertReceived(alert @ A::HandshakeFailure)) if let Some(shown) = shown => {
+            shown.rejected(&words(*alert))
+        }
         // TLS 1.2 servers have no alert of its own for it (RFC 5246 section 7.4.6).
         Some(Error::AlertReceived(A::HandshakeFailure | A::AccessDenied))
             if seen.certificate_requested =>
@@ -83,6 +100,27 @@ pub(super) fn no_common_alpn(offered: &[Vec<u8>], found: &str) -> Failure {
         Reason::NoCommonAlpn,
         format!("application protocol (ALPN) offered: {offered}; {found}"),
     )
+}
+
+/// The failure, if the error is a server's word on our certificate (RFC 8446 section 6.2).
+fn rejected(error: &io::Error, shown: &ClientCertificate) -> Option<Failure> {
+    use AlertDescription as A;
+    let Some(Error::AlertReceived(alert)) = tls_error(error) else {
+        return None;
+    };
+    let of_certificates = matches!(
+        alert,
+        A::BadCertificate
+            | A::NoCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::CertificateRequired
+            | A::UnknownCA
+            | A::AccessDenied
+    );
+    of_certificates.then(|| shown.rejected(&words(*alert)))
 }
 
 fn tls_error(error: &io::Error) -> Option<&Error> {
@@ -144,7 +182,7 @@ fn from_alert(alert: AlertDescription, stage: Stage) -> Failure {
     use AlertDescription as A;
     let words = words(alert);
     let (reason, detail) = match alert {
-        // We send no certificate, so what a server finds bad about it is that it is missing.
+        // Where we show none (else see `rejected`), what a server finds bad about it is that it is missing.
         A::CertificateRequired | A::BadCertificate | A::NoCertificate => {
             return no_client_certificate();
         }

@@ -210,8 +210,17 @@ fn describe(session: &ServerConnection) -> Value {
         "serverName": session.server_name(),
         "negotiatedProtocol": session.alpn_protocol().map(String::from_utf8_lossy),
         "cipherSuite": suite.map(|name| name.replace("TLS13_", "TLS_")),
+        "peerCertificates": session.peer_certificates().map(pem),
         "group": group,
     })
+}
+
+fn pem(certificates: &[CertificateDer<'static>]) -> Vec<String> {
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    let pem = |der: &CertificateDer| {
+        pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), lines)
+    };
+    certificates.iter().map(pem).collect()
 }
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;

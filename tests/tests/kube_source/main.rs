@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 mod control_plane;
 mod crd;
+mod identities;
 mod objects;
 
 use control_plane::{ControlPlane, PATIENCE};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod certificates;
+mod client_certificates;
 mod connections;
 mod options;
 mod rig;

@@ -7,6 +7,7 @@ use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS};
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 
 use super::{ClientTls, Entry, Pin, TlsVersion, ValidationMode};
+use crate::policy::rules;
 use crate::tls::cipher_suite_name;
 
 /// Every option.
@@ -140,6 +141,19 @@ pub(super) const TABLE: &[Entry] = &[
                   fingerprints.",
         read: |value, options| {
             options.pins = list(value, pin)?;
+            Ok(())
+        },
+    },
+    Entry {
+        key: "client-certificate",
+        values: || "the name of a Secret".to_owned(),
+        default: "none",
+        meaning: "A server that asks for a client certificate is shown that of this Secret (tls.crt, tls.key) in the \
+                  namespace of the pod that connects. Without a usable one there the connection is refused. In a \
+                  cluster it needs `--client-certificates` of the agent.",
+        read: |value, options| {
+            rules::subdomain(value).map_err(|_| "can't be the name of a Secret".to_owned())?;
+            options.client_certificate = Some(value.to_owned());
             Ok(())
         },
     },

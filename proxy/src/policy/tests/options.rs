@@ -94,7 +94,7 @@ fn an_unknown_key_is_refused_with_all_that_there_are() {
     let message = refused("nodetls.io/min-tls", "1.3".into());
     let wanted = "spec.options[\"nodetls.io/min-tls\"]: is no option; those of nodetls.io/ are: min-tls-version, max-";
     assert!(
-        message.starts_with(wanted) && message.ends_with("pinned-sha256"),
+        message.starts_with(wanted) && message.ends_with("pinned-sha256, client-certificate"),
         "{message}"
     );
     assert_eq!(read(&[]), Options::default());

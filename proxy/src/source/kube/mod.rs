@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Update;
 use crate::pods::decide::PodInfo;
 
+pub(crate) mod by_name;
 mod cache;
 mod crd;
 mod debounce;

@@ -186,6 +186,7 @@ fn update(objects: Objects, complete: bool) -> Update {
     Update {
         objects,
         complete,
+        secrets: BTreeMap::new(),
         errors: Vec::new(),
         policy_files: BTreeMap::new(),
     }
