@@ -5,6 +5,7 @@
 mod agent;
 mod certificates;
 mod clients;
+mod dns;
 mod manifests;
 mod process;
 mod servers;

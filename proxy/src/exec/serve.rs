@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::pods::Enrolled;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{self, CaBundle};
-use crate::proxy::{Dialer, Proxy};
+use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::redirect::{Epoch, Maps};
 use crate::source::{Files, Update};
@@ -60,6 +60,7 @@ async fn serve(options: &Options) -> Result<()> {
     let dialer = Dialer {
         netns: thread.clone(),
         own_sockets: Arc::clone(&maps.own_sockets),
+        names: Names::default(),
         connect_timeout: options.connect_timeout,
         handshake_timeout: options.handshake_timeout,
     };

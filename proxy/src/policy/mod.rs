@@ -9,6 +9,7 @@ mod ca;
 mod ca_object;
 mod conflict;
 mod endpoints;
+mod external;
 mod fields;
 mod objects;
 mod rules;
@@ -26,6 +27,7 @@ pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::Objects;
+pub(crate) use service::is_special;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };

@@ -3,6 +3,7 @@
 
 mod ca;
 mod conflict;
+mod external;
 mod properties;
 mod secrets;
 mod service;

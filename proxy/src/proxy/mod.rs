@@ -5,6 +5,7 @@ mod decide;
 mod departure;
 mod head;
 mod limit;
+mod names;
 mod record;
 mod relay;
 mod respond;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional};
+pub use self::names::Names;
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Route, Routes};
 pub use self::upstream::{Dialer, probe};

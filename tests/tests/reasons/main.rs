@@ -4,5 +4,6 @@
 
 mod certificates;
 mod connections;
+mod names;
 mod rig;
 mod servers;
