@@ -12,6 +12,7 @@ mod endpoints;
 mod external;
 mod fields;
 mod objects;
+mod options;
 mod rules;
 mod service;
 mod snapshot;
@@ -27,6 +28,7 @@ pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::Objects;
+pub use options::Options;
 pub(crate) use service::is_special;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
@@ -89,11 +91,13 @@ impl<'a> Policy<'a> {
         let plan = if spec.problems.is_empty() {
             let (hostname, subject_alt_names) =
                 (spec.hostname.clone(), spec.subject_alt_names.clone());
+            let options = spec.options.clone();
             roots.map(|roots| {
                 Arc::new(Origination {
                     hostname,
                     subject_alt_names,
                     roots,
+                    options,
                 })
             })
         } else {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+use super::Options;
+
 /// `namespace/name` of a Kubernetes object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -67,6 +69,8 @@ pub struct Origination {
     pub subject_alt_names: Vec<SubjectAltName>,
     /// The trust anchors.
     pub roots: Arc<CaBundle>,
+    /// `spec.options`.
+    pub options: Options,
 }
 
 /// An entry of `spec.validation.subjectAltNames`.

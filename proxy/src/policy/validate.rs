@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::fields::{Node, Problems};
 use super::snapshot::SubjectAltName;
-use super::{rules, status::quoted};
+use super::{Options, options, rules, status::quoted};
 
 /// A spec as far as it can be read. It is valid if `problems` is empty, and only then complete.
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub(super) struct Spec {
     pub(super) subject_alt_names: Vec<SubjectAltName>,
     /// None when it can't be read.
     pub(super) trust: Option<Trust>,
+    pub(super) options: Options,
     pub(super) problems: Problems,
 }
 
@@ -73,12 +74,13 @@ fn read_object(spec: &Node, mut problems: Problems) -> Spec {
     if known {
         problems.append(&mut noted); // else it is enough to say that `validation` itself is wrong
     }
-    options(&spec.get("options"), &mut problems);
+    let options = options::read(&spec.get("options"), &mut problems);
     Spec {
         targets,
         hostname,
         subject_alt_names,
         trust,
+        options,
         problems,
     }
 }
@@ -263,30 +265,6 @@ fn subject_alt_name(entry: &Node, problems: &mut Problems) -> Option<SubjectAltN
             }
             let name = uri.required("type is URI", rules::san_uri, problems)?;
             Some(SubjectAltName::Uri(name.to_owned()))
-        }
-    }
-}
-
-/// Keys of other domains are for other implementations. We have none yet, so any of ours is a mistake; ignoring it
-/// could drop a restriction that its author relies on.
-fn options(options: &Node, problems: &mut Problems) {
-    if options.absent() || !options.is_object(problems) {
-        return;
-    }
-    let entries = options.entries();
-    if entries.len() > 16 {
-        options.wrong(
-            problems,
-            &format!("has {} entries: at most 16 are allowed", entries.len()),
-        );
-    }
-    for (key, option) in entries {
-        option.required("give it a value", rules::option_value, problems);
-        if key.starts_with("nodetls.io/") {
-            option.wrong(
-                problems,
-                "is no option of this version of nodetls: remove it",
-            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The data plane. The way of one connection: accept (here) → decide → connect (`upstream`) → relay.
+//! The data plane. The way of one connection: accept (here) → decide → connect (`upstream`) → relay or
+//! rewrite.
 
 mod connection;
 mod decide;
@@ -9,6 +10,7 @@ mod names;
 mod record;
 mod relay;
 mod respond;
+mod rewrite;
 mod route;
 mod upstream;
 

@@ -4,6 +4,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use prometheus::IntCounter;
@@ -24,21 +26,26 @@ pub(super) enum End {
 }
 
 /// Bytes moved, of this connection and of all of its target's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tally {
-    /// Of this connection.
-    pub bytes: u64,
+    bytes: Arc<AtomicU64>,
     total: IntCounter,
 }
 
 impl Tally {
     /// Starts at zero; `total` goes on.
     pub(super) fn new(total: IntCounter) -> Self {
-        Self { bytes: 0, total }
+        let bytes = Arc::default();
+        Self { bytes, total }
     }
 
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    /// Of this connection.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.total.inc_by(bytes as u64);
     }
 }

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::failure::{Failure, Reason};
-use crate::policy::{CaBundle, Origination, SubjectAltName};
+use crate::policy::{CaBundle, Options, Origination, SubjectAltName};
 
 /// The name that the policies of these tests ask for.
 pub(super) const HOST: &str = "www.example.com";
@@ -150,6 +150,7 @@ fn origination(roots: &[CertificateDer<'static>]) -> Origination {
         roots: Arc::new(CaBundle {
             certificates: roots.to_vec(),
         }),
+        options: Options::default(),
     }
 }
 

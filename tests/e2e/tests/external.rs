@@ -21,6 +21,7 @@ spec:
   validation:
     hostname: server.example.com
     caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]
+  options: {nodetls.io/rewrite-host: "true"}
 "#;
 
 const EXTERNAL_NAME: &str = r#"
@@ -45,8 +46,10 @@ fn a_service_stands_for_a_name_of_the_clusters_dns() {
     namespace.clients(&[("client1", "node1"), ("client2", "node2")]);
     for client in ["client1", "client2"] {
         let answer = namespace.until_ok(client, "http://external:8080/get");
-        let name = r#""serverName": "server.example.com""#;
-        assert!(answer.contains(name), "{answer}");
+        for name in ["serverName", "host"] {
+            let name = format!(r#""{name}": "server.example.com""#);
+            assert!(answer.contains(&name), "{answer}");
+        }
     }
     assert_eq!(namespace.plaintext(), [""; 0]);
 

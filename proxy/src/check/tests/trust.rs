@@ -7,7 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::failure::{Failure, Reason};
-use crate::policy::{CaBundle, Origination};
+use crate::policy::{CaBundle, Options, Origination};
 use crate::tls::{Alpn, TlsClient};
 
 /// More than a handshake takes.
@@ -168,6 +168,7 @@ impl Leaf {
             roots: Arc::new(CaBundle {
                 certificates: roots.iter().map(|root| (*root).clone()).collect(),
             }),
+            options: Options::default(),
         })
         .unwrap();
         let (near, far) = tokio::io::duplex(1 << 16);

@@ -261,6 +261,9 @@ fn options() {
     );
     let long = "x".repeat(4097);
     assert_invalid("longer than 4096", change(json!({"a.com/b": long})));
+    let rewrite = |value: &str| json!({"nodetls.io/rewrite-host": value});
+    assert_valid(change(rewrite("true")));
+    assert_invalid("write \"true\" or \"false\"", change(rewrite("yes")));
     let ours = "spec.options[\"nodetls.io/min-version\"]: is no option of this version";
     assert_invalid(ours, change(json!({"nodetls.io/min-version": "1.3"})));
     assert_valid(change(json!({"example.com/x": "y", "bare": ""})));
