@@ -5,10 +5,12 @@ mod cause;
 mod client;
 mod forward;
 mod head;
+mod server;
 
 use std::error::Error as StdError;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -18,6 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::copy_bidirectional;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +32,8 @@ use crate::tls::{ServerStream, Stage, failure_from_io};
 
 /// As for a first request's head.
 const MAX_HEADERS: u32 = 64 * 1024;
+/// How long an answer of ours goes before GOAWAY: curl 7.88 drops it when it reads both at once.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -46,7 +51,13 @@ pub(super) async fn rewrite(
     let _ending = tasks.ending.clone().drop_guard();
     let (closed, cause) = (CancellationToken::new(), Cause::default());
     let forwarder = Forwarder::open(stream, hostname, &tasks, &closed, &cause).await?;
-    let served = serve(client, forwarder, &tasks, &closed).await;
+    let ended = async {
+        closed.cancelled().await;
+        if cause.is_known() {
+            sleep(TOGETHER).await;
+        }
+    };
+    let served = serve(client, forwarder, &tasks, ended).await;
     if let Err(error) = served {
         cause.note(|| {
             let detail = format!("the client's connection failed: {}", chain(&*error));
@@ -60,12 +71,12 @@ pub(super) async fn rewrite(
     cause.take().map_or(Ok(()), Err)
 }
 
-/// Both versions of HTTP; when the server has `closed` its connection, the client's ends with the answers under way.
+/// Both versions of HTTP; when the server's connection has `ended`, the client's does, with the answers under way.
 async fn serve(
     client: Client,
     forwarder: Arc<Forwarder>,
     tasks: &Tasks,
-    closed: &CancellationToken,
+    ended: impl Future<Output = ()>,
 ) -> Result<(), BoxError> {
     let service = service_fn(move |request| Arc::clone(&forwarder).forward(request));
     let mut builder = auto::Builder::new(tasks.clone());
@@ -80,7 +91,7 @@ async fn serve(
     let mut server = pin!(builder.serve_connection_with_upgrades(TokioIo::new(client), service));
     tokio::select! {
         served = server.as_mut() => served,
-        () = closed.cancelled() => {
+        () = ended => {
             server.as_mut().graceful_shutdown();
             server.await
         }

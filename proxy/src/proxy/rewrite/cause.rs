@@ -17,6 +17,11 @@ impl Cause {
         first.get_or_insert_with(failure);
     }
 
+    pub(super) fn is_known(&self) -> bool {
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.is_some()
+    }
+
     pub(super) fn take(&self) -> Option<Failure> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -28,13 +33,7 @@ pub(super) fn explain(error: &hyper::Error) -> Failure {
         let detail = format!("the client's request broke off: {}", chain(error));
         return Failure::new(Reason::ClientGone, detail);
     }
-    let io = causes(error).find_map(|cause| {
-        let h2 = cause.downcast_ref::<h2::Error>();
-        cause
-            .downcast_ref::<io::Error>()
-            .or_else(|| h2.and_then(h2::Error::get_io))
-    });
-    match io {
+    match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) {
         Some(io) => failure_from_io(io, Stage::Relay),
         None => {
             let detail = format!("the connection to the server broke: {}", chain(error));

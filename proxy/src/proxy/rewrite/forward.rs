@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cause::{Cause, explain, is_of_stream};
 use super::head::{self, has_token, readdress, switch, without_hop_by_hop};
+use super::server::Server;
 use super::{Body, BoxError, MAX_HEADERS, Tasks, tunnel};
 use crate::failure::{Failure, Reason};
 use crate::proxy::respond::{Answer, response};
@@ -53,7 +54,8 @@ impl Forwarder {
         let refused = |_| Failure::new(Reason::PolicyRefused, "its hostname is no authority");
         let host = Authority::try_from(hostname).map_err(refused)?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let io = TokioIo::new(stream);
+        let cause = cause.clone();
+        let io = TokioIo::new(Server::new(stream, cause.clone()));
         let new = |sender| {
             Arc::new(Self {
                 host,
@@ -61,7 +63,7 @@ impl Forwarder {
                 answered: AtomicBool::new(false),
                 upgraded: AtomicBool::new(false),
                 tasks: tasks.clone(),
-                cause: cause.clone(),
+                cause,
             })
         };
         // Errors of the connections come with the requests.
