@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 mod agent;
 mod certificates;
 mod clients;
+mod dns;
 mod manifests;
 mod process;
 mod servers;

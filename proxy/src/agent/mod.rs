@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{Installation, PolicyStatus, Snapshot};
-use crate::proxy::{Dialer, Proxy};
+use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
 use crate::redirect::{
@@ -183,6 +183,7 @@ impl Agent {
         let dialer = Dialer {
             netns: thread.clone(),
             own_sockets: Arc::clone(&maps.own_sockets),
+            names: Names::default(),
             connect_timeout: options.connect_timeout,
             handshake_timeout: options.handshake_timeout,
             identities: inputs.identities,

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::pods::{Enrolled, Pod};
 use crate::policy::{self, Installation, Snapshot};
-use crate::proxy::{Dialer, Proxy};
+use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::source::{Files, Update};
 use crate::tls::system_roots;
@@ -64,6 +64,7 @@ async fn serve(options: &Options) -> Result<()> {
     let dialer = Dialer {
         netns: thread.clone(),
         own_sockets: Arc::clone(&maps.own_sockets),
+        names: Names::default(),
         connect_timeout: options.connect_timeout,
         handshake_timeout: options.handshake_timeout,
         identities,

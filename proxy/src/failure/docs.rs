@@ -13,6 +13,7 @@ const REFUSING: (&str, &str) = ("servers", "servers_that_refuse_the_handshake");
 const CLIENT_CERTIFICATES: (&str, &str) =
     ("client_certificates", "client_certificates_that_do_not_do");
 const OUT_OF_REACH: (&str, &str) = ("connections", "servers_out_of_reach");
+const NAMES: (&str, &str) = ("names", "names_without_a_usable_address");
 const BREAKING: (&str, &str) = ("connections", "connections_that_break");
 const TRUNCATED: (&str, &str) = ("connections", "a_truncated_answer_is_not_a_clean_end");
 
@@ -119,6 +120,11 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
         R::Unreachable => (
             "10.98.0.1:9003 is unreachable (No route to host (os error 113))",
             OUT_OF_REACH,
+        ),
+        R::Dns => ("there is no DNS name gone.example.com (NXDOMAIN)", NAMES),
+        R::ForbiddenAddress => (
+            "metadata.example.com resolves to 169.254.169.254, where no external host can be",
+            NAMES,
         ),
         R::Reset => (
             "the connection to the server broke: Connection reset by peer (os error 104)",

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::conflict::{self, Winners};
 use super::endpoints::Slices;
 use super::service::{self, Port, Scope, View};
-use super::snapshot::{ObjectName, Refusal, Snapshot, Target};
+use super::snapshot::{ObjectName, Origination, Refusal, Snapshot, Target};
 use super::status::{AncestorStatus, Condition, PolicyStatus, Reason, quoted};
 use super::validate::TargetRef;
 use super::{Objects, Policy};
@@ -53,10 +54,7 @@ impl<'a> Attached<'a> {
         for (service, view) in self.views.iter().enumerate() {
             for (port, policy) in self.in_force(service, Scope::Service) {
                 let policy = &self.policies[policy];
-                let plan = policy
-                    .plan
-                    .clone()
-                    .map_err(|condition| refusal(policy, condition));
+                let plan = plan_for(policy, view).map_err(|condition| refusal(policy, condition));
                 for ip in &view.addresses {
                     claims
                         .entry(SocketAddr::new(*ip, port.number))
@@ -67,7 +65,9 @@ impl<'a> Attached<'a> {
                             policy: policy.name.clone(),
                             policy_uid: policy.uid.clone(),
                             plan: plan.clone(),
-                            upstream: slices.upstream(view.name, port.name, *ip),
+                            upstream: view
+                                .external_upstream(port)
+                                .unwrap_or_else(|| slices.upstream(view.name, port.name, *ip)),
                         });
                 }
             }
@@ -157,8 +157,8 @@ impl<'a> Attached<'a> {
         if let Some(message) = view.without_tcp(scope) {
             return Condition::new(Reason::Invalid, message);
         }
-        if let Err(condition) = plan {
-            return condition.clone();
+        if let Err(condition) = plan_for(&self.policies[policy], view) {
+            return condition;
         }
         let mut sentences = vec![view.describe(scope)];
         sentences.extend(view.notes.iter().cloned());
@@ -267,6 +267,15 @@ impl<'a> Services<'a> {
             self.views.len() - 1
         });
         Ok((place, self.views[place].scope(target.section.as_deref())?))
+    }
+}
+
+/// The TLS for a policy's target; or condition `Accepted`, which is False because of the policy or of this Service.
+fn plan_for(policy: &Policy, view: &View) -> Result<Arc<Origination>, Condition> {
+    let plan = policy.plan.clone()?;
+    match &view.external {
+        Some(Err(message)) => Err(Condition::new(Reason::Invalid, message)),
+        _ => Ok(plan),
     }
 }
 

@@ -9,6 +9,7 @@ mod ca;
 mod ca_object;
 mod conflict;
 mod endpoints;
+mod external;
 mod fields;
 mod objects;
 mod options;
@@ -29,6 +30,7 @@ pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use objects::{Installation, Objects};
 pub(crate) use options::CLIENT_CERTIFICATE;
 pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
+pub(crate) use service::is_special;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };

@@ -5,8 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::snapshot::ObjectName;
+use super::external::{EXTERNAL_HOST, External};
+use super::snapshot::{ObjectName, Upstream};
 use super::status::{listed, quoted};
 
 /// What a targetRef means: a Service as a whole, or one of its ports (by its place in [`View::ports`]).
@@ -23,6 +25,8 @@ pub(super) struct View<'a> {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// What is not covered and why, for the policy's author.
     pub(super) notes: Vec<String>,
+    /// The host outside of the cluster that it stands for; or why it can't, although it is to.
+    pub(super) external: Option<Result<External<'a>, String>>,
 }
 
 /// A port of a Service.
@@ -30,6 +34,8 @@ pub(super) struct Port<'a> {
     /// Empty for the unnamed port of a Service that has only one.
     pub(super) name: &'a str,
     pub(super) number: u16,
+    /// The targetPort, where it is a number.
+    pub(super) target: Option<u16>,
     protocol: &'a str,
     app_protocol: &'a str,
 }
@@ -62,18 +68,28 @@ impl<'a> View<'a> {
             ports: ports.filter_map(Port::new).collect(),
             addresses: BTreeSet::new(),
             notes: Vec::new(),
+            external: None,
         };
         if view.ports.is_empty() {
             view.note("has no port: there is nothing to connect to");
         }
-        let external_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-        if external_name == Some("ExternalName") {
-            view.note("is an ExternalName: it has no address of its own, and is not covered yet");
-        } else if cluster_ip_texts(service).any(|ip| ip == "None") {
+        let spec = service.spec.as_ref();
+        let external_name = spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"));
+        let headless = cluster_ip_texts(service).any(|ip| ip == "None");
+        if external_name {
+            let host = spec.and_then(|spec| spec.external_name.as_deref());
+            view.note(&format!(
+                "is an ExternalName: it has no address of its own, so it can't be covered; make it a Service of \
+                 type: ClusterIP and without selector, with the annotation {EXTERNAL_HOST}: {}",
+                host.unwrap_or("HOST")
+            ));
+        } else if headless {
             view.note("is headless (clusterIP: None): connections to its pods are not covered yet");
         } else {
             view.read_addresses(service, owners);
         }
+        let external = External::of(service, !external_name && !headless);
+        view.external = external.map(|e| e.map_err(|wrong| format!("Service {name} {wrong}")));
         view
     }
 
@@ -111,6 +127,12 @@ impl<'a> View<'a> {
         if self.addresses.is_empty() {
             self.note("has no address to cover: in a manifest for nodetls, set spec.clusterIP");
         }
+    }
+
+    /// Where connections to a port go, if that is outside of the cluster.
+    pub(super) fn external_upstream(&self, port: &Port) -> Option<Upstream> {
+        let external = self.external.as_ref()?.as_ref().ok()?;
+        Some(external.upstream(port))
     }
 
     fn note(&mut self, what: &str) {
@@ -187,12 +209,13 @@ impl<'a> View<'a> {
 impl<'a> Port<'a> {
     /// None when the number is not a port number; then nobody can dial it either.
     fn new(port: &'a ServicePort) -> Option<Self> {
-        let number = u16::try_from(port.port)
-            .ok()
-            .filter(|number| *number != 0)?;
         Some(Self {
             name: port.name.as_deref().unwrap_or_default(),
-            number,
+            number: port_number(port.port)?,
+            target: match port.target_port {
+                Some(IntOrString::Int(number)) => port_number(number),
+                _ => None,
+            },
             protocol: port.protocol.as_deref().unwrap_or("TCP"),
             app_protocol: port.app_protocol.as_deref().unwrap_or_default(),
         })
@@ -222,6 +245,10 @@ impl fmt::Display for Port<'_> {
     }
 }
 
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
 fn cluster_ip_texts(service: &Service) -> impl Iterator<Item = &str> {
     let spec = service.spec.iter();
     let texts = spec.flat_map(|s| s.cluster_ip.iter().chain(s.cluster_ips.iter().flatten()));
@@ -249,8 +276,8 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// Addresses that the API server allows no Service either.
-fn is_special(ip: IpAddr) -> bool {
+/// Addresses that the API server allows no Service either: unspecified, loopback, link-local, multicast.
+pub(crate) fn is_special(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

@@ -105,4 +105,11 @@ pub enum Upstream {
     ServiceAddress,
     /// One of these, picked here because nothing else on this machine does. Empty: no endpoint is ready.
     Endpoints(Vec<SocketAddr>),
+    /// A host outside of the cluster, which the proxy resolves by DNS.
+    Host {
+        /// Its DNS name, always absolute, written without the final dot.
+        name: String,
+        /// The port to dial.
+        port: u16,
+    },
 }

@@ -3,6 +3,7 @@
 
 mod ca;
 mod conflict;
+mod external;
 mod options;
 mod properties;
 mod secrets;

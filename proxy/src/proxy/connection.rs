@@ -12,8 +12,9 @@ use super::decide::{Protocol, read_opening};
 use super::departure::Departure;
 use super::head::{Unread, read_head, without_h2c};
 use super::record::Recorded;
-use super::relay::{End, Tally, relay};
+use super::relay::{End, Tally, relay, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
+use super::rewrite::{Client, rewrite};
 use super::upstream::{Upstream, prepare};
 use super::{Proxy, Route};
 use crate::access_log::Access;
@@ -82,7 +83,7 @@ impl Connection {
         }
     }
 
-    /// Decide, connect, relay.
+    /// Decide, connect, relay or rewrite.
     async fn run(
         &mut self,
         proxy: &Proxy,
@@ -121,6 +122,9 @@ impl Connection {
             Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
+            Ok(stream) if alpn != Alpn::None && self.rewrites_host() => {
+                self.rewrite(client, stream, opening.first).await
+            }
             Ok(stream) => self.relay_secured(client, stream, opening).await,
             Err(failure) => {
                 refuse(client, protocol, &opening.first, Answer::to(failure.reason)).await;
@@ -129,17 +133,21 @@ impl Connection {
         }
     }
 
+    fn note_session(&mut self, stream: &ServerStream) {
+        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
+        let session = Session::of(stream);
+        self.access.tls_version = Some(session.version);
+        self.access.cipher = Some(session.cipher_suite);
+        self.access.resumed = Some(session.resumed);
+    }
+
     async fn relay_secured(
         &mut self,
         mut client: TcpStream,
         mut stream: Box<ServerStream>,
         opening: Opening,
     ) -> Result<(), Failure> {
-        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
-        let session = Session::of(&stream);
-        self.access.tls_version = Some(session.version);
-        self.access.cipher = Some(session.cipher_suite);
-        self.access.resumed = Some(session.resumed);
+        self.note_session(&stream);
         let Opening {
             protocol,
             first,
@@ -173,7 +181,7 @@ impl Connection {
             }
             End::Upstream(error) => {
                 let failure = failure_of_stream(&error, &stream);
-                if received.bytes == 0 {
+                if received.bytes() == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
                     let read = record.unwrap_or_default();
                     refuse(client, protocol, &read, Answer::to(failure.reason)).await;
@@ -182,6 +190,28 @@ impl Connection {
                 }
                 Err(failure)
             }
+        }
+    }
+
+    fn rewrites_host(&self) -> bool {
+        let plan = self.route.target.plan.as_ref();
+        plan.is_ok_and(|plan| plan.options.rewrite_host)
+    }
+
+    /// The client speaks HTTP, and its requests get the policy's hostname.
+    async fn rewrite(
+        &mut self,
+        client: TcpStream,
+        stream: Box<ServerStream>,
+        first: Vec<u8>,
+    ) -> Result<(), Failure> {
+        self.note_session(&stream);
+        let client = Client::new(first, client, self.sent.clone(), self.received.clone());
+        let hostname = self.access.sni.clone().unwrap_or_default();
+        let limit = self.route.options().idle_timeout;
+        tokio::select! {
+            ended = rewrite(client, stream, &hostname) => ended,
+            () = until_idle(&self.sent, &self.received, limit) => Err(idle_for(limit)),
         }
     }
 
@@ -226,8 +256,8 @@ impl Connection {
     }
 
     fn finish(mut self, ended: Result<(), Failure>) {
-        self.access.sent_bytes = self.sent.bytes;
-        self.access.received_bytes = self.received.bytes;
+        self.access.sent_bytes = self.sent.bytes();
+        self.access.received_bytes = self.received.bytes();
         match ended {
             Ok(()) if self.route.options().quiet => self.access.leave_out(),
             Ok(()) => self.access.succeed(),

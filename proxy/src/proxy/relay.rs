@@ -1,9 +1,11 @@
 //! Copies bytes both ways until both ends are done. Each direction closes on its own (half-close), waits for its writer
 //! (backpressure), and what was read is written before an error is told.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,21 +30,26 @@ pub(super) enum End {
 }
 
 /// Bytes moved, of this connection and of all of its target's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tally {
-    /// Of this connection.
-    pub bytes: u64,
+    bytes: Arc<AtomicU64>,
     total: IntCounter,
 }
 
 impl Tally {
     /// Starts at zero; `total` goes on.
     pub(super) fn new(total: IntCounter) -> Self {
-        Self { bytes: 0, total }
+        let bytes = Arc::default();
+        Self { bytes, total }
     }
 
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    /// Of this connection.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.total.inc_by(bytes as u64);
     }
 }
@@ -83,11 +90,26 @@ pub(super) async fn relay(
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         match &mut idle {
-            Some(idle) => idle.poll(cx, sent.bytes + received.bytes),
+            Some(idle) => idle.poll(cx, sent.bytes() + received.bytes()),
             None => Poll::Pending,
         }
     })
     .await
+}
+
+/// Ends when no byte was moved for `limit`, or a quarter longer; without one never. For what moves bytes elsewhere.
+pub(super) async fn until_idle(sent: &Tally, received: &Tally, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return pending().await;
+    };
+    let (mut moved, mut since) = (0, Instant::now());
+    while since.elapsed() < limit {
+        sleep(limit / 4).await;
+        let now = sent.bytes() + received.bytes();
+        if now != moved {
+            (moved, since) = (now, Instant::now());
+        }
+    }
 }
 
 /// Runs out when no byte was moved for a while.

@@ -133,7 +133,7 @@ proptest! {
             assert!(matches!(end, End::Clean));
             assert_eq!(got_up, up);
             assert_eq!(got_down, down);
-            assert_eq!((sent.bytes, received.bytes), (up.len() as u64, down.len() as u64));
+            assert_eq!((sent.bytes(), received.bytes()), (up.len() as u64, down.len() as u64));
         });
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use hyper::StatusCode;
 
+pub(super) use self::http2::response;
 use super::decide::Protocol;
 use crate::failure::Reason;
 use crate::sys;
@@ -30,6 +31,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The request is not HTTP as it must be.
+    pub(super) const BAD_REQUEST: Self = Self {
+        status: StatusCode::BAD_REQUEST,
+        text: "nodetls: a bad request",
+    };
     /// The request's head did not come in time.
     pub(super) const TOO_SLOW: Self = Self {
         status: StatusCode::REQUEST_TIMEOUT,

@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::names::Names;
 use super::route::Route;
 use crate::addr::UpstreamAddr;
 use crate::failure::{Failure, Reason};
@@ -36,7 +37,9 @@ pub struct Dialer {
     pub netns: NetnsThread,
     /// Marks them, so that their connect is not turned back to us.
     pub own_sockets: Arc<OwnSockets>,
-    /// For the TCP connection.
+    /// Finds the addresses of external hosts.
+    pub names: Names,
+    /// For the TCP connection to one address, and for the look-up of an external host's.
     pub connect_timeout: Duration,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
@@ -242,12 +245,16 @@ fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStr
         let mut failure = Failure::new(Reason::NoEndpoints, detail);
         let limit = route.options().connect_timeout;
         let limit = limit.unwrap_or(dialer.connect_timeout);
-        for address in route.upstream_addresses() {
+        for address in route.upstream_addresses(&dialer.names, limit).await? {
             let attempt = dial_one(&dialer, &pod, address);
-            match timeout(limit, attempt).await {
+            let error = match timeout(limit, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => failure = Failure::connect(&error, address.0),
-                Err(_) => failure = Failure::connect(&io::ErrorKind::TimedOut.into(), address.0),
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            // That the pod has no IPv6 says nothing of the server.
+            if failure.reason == Reason::NoEndpoints || address.0.is_ipv4() {
+                failure = Failure::connect(&error, address.0);
             }
         }
         Err(failure)

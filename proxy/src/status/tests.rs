@@ -51,6 +51,7 @@ fn healthy() -> Status {
                 subjects: vec!["\"test CA\"".to_owned()],
             }),
             endpoints: Some(["10.99.0.2:8443".parse().unwrap()].into()),
+            external_host: None,
             open: 2,
         }],
         connects: vec![

@@ -2,8 +2,8 @@
 //! in the manner of the Gateway API conformance echo server, whose variables for the certificate it
 //! knows too. For the demo and the tests.
 //!
-//! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, any other path the JSON. A gRPC
-//! call, whatever its method, is answered with one message, which is the JSON.
+//! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, `/upgrade` changes to a protocol that echoes, any
+//! other path answers the JSON. A gRPC call, whatever its method, is answered with one message, which is the JSON.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -162,7 +162,7 @@ async fn serve(
     // A client that has sent all it has to say still wants its answer.
     builder.http1().half_close(true);
     builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .await
         .map_err(|error| anyhow::anyhow!("HTTP: {error}"))
 }
@@ -227,6 +227,9 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 fn respond(request: Request<Incoming>, peer: SocketAddr, tls: &Value) -> Answer {
     let path = request.uri().path();
+    if path == "/upgrade" {
+        return upgrade(request);
+    }
     if path == "/echo" {
         return Response::new(request.into_body().boxed());
     }
@@ -264,6 +267,34 @@ fn respond(request: Request<Incoming>, peer: SocketAddr, tls: &Value) -> Answer 
         return grpc(&answer);
     }
     text("application/json", format!("{answer:#}\n"))
+}
+
+/// Says which host was asked for, and sends back whatever comes.
+fn upgrade(mut request: Request<Incoming>) -> Answer {
+    let protocol = request.headers().get(header::UPGRADE).cloned();
+    let host = request.headers().get(header::HOST).cloned();
+    let (Some(protocol), Some(host)) = (protocol, host) else {
+        let mut answer = text("text/plain", "no upgrade asked for\n".to_owned());
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+        return answer;
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await?));
+        tokio::io::copy(&mut reader, &mut writer).await?;
+        writer.shutdown().await?;
+        anyhow::Ok(())
+    });
+    let mut answer = text("text/plain", String::new());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("Upgrade"),
+    );
+    headers.insert(header::UPGRADE, protocol);
+    headers.insert("x-host", host);
+    answer
 }
 
 fn headers(request: &Request<Incoming>) -> Map<String, Value> {

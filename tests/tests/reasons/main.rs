@@ -5,6 +5,7 @@
 mod certificates;
 mod client_certificates;
 mod connections;
+mod names;
 mod options;
 mod rig;
 mod servers;

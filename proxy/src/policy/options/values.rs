@@ -83,6 +83,16 @@ pub(super) const TABLE: &[Entry] = &[
         },
     },
     Entry {
+        key: "rewrite-host",
+        values: yes_or_no,
+        default: "false",
+        meaning: "HTTP requests get the policy's hostname as `Host` or `:authority`, each one of a connection.",
+        read: |value, options| {
+            options.rewrite_host = boolean(value)?;
+            Ok(())
+        },
+    },
+    Entry {
         key: "connect-timeout",
         values: a_duration,
         default: "`--connect-timeout` of the agent",

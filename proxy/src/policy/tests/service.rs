@@ -101,17 +101,13 @@ fn a_misspelt_protocol_is_covered() {
 }
 
 #[test]
-fn headless_and_external_name_are_accepted_with_a_warning() {
+fn headless_is_accepted_with_a_warning() {
     let ports = json!([{"port": 443}]);
     for (service, part) in [
         (json!({"clusterIP": "None", "ports": ports}), "is headless"),
         (
             json!({"clusterIPs": ["None"], "ports": ports}),
             "is headless",
-        ),
-        (
-            json!({"type": "ExternalName", "externalName": "x.org", "ports": ports}),
-            "ExternalName",
         ),
     ] {
         let compiled = compiled(service, None);
@@ -179,7 +175,7 @@ fn nobody_gets_anothers_cluster_ip_or_a_special_address() {
 fn endpoints(compiled: &Compiled, address: &str) -> Vec<String> {
     match &compiled.target(address).upstream {
         Upstream::Endpoints(found) => found.iter().map(ToString::to_string).collect(),
-        Upstream::ServiceAddress => panic!("{address}: no endpoints"),
+        other => panic!("{address}: {other:?}"),
     }
 }
 
