@@ -71,7 +71,8 @@ fn a_secret_of_another_namespace_is_nobodys() {
     world.wait("the policy of namespace shop is in force", |world| {
         world.curl(&[URL]).ends_with("503") && world.log().contains("policy=shop/tls")
     });
-    assert!(world.log().contains("Secret default/client does not exist"));
+    let words = "Secret default/client does not exist";
+    world.wait(words, |world| world.log().contains(words));
     let own = tls_secret("client", &ca.client("client-default"));
     world.manifest("own.yaml", &own);
     world.wait("its own", |world| {

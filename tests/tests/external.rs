@@ -88,7 +88,9 @@ fn a_host_is_found_by_dns_and_has_the_policy_s_name() {
     // The target is the hostname's, not any that DNS leads to.
     world.manifest("policy.yaml", &policy("api.example.com"));
     world.wait("502", |world| world.curl(&[URL]).ends_with("502"));
-    assert!(world.log().contains("reason=\"name_mismatch\""));
+    world.wait("name_mismatch", |world| {
+        world.log().contains("reason=\"name_mismatch\"")
+    });
     let (_, status) = world.status(&[]);
     assert!(status.contains("api.example.com:8443"), "{status}");
 }
