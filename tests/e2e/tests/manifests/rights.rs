@@ -133,7 +133,6 @@ pub(super) fn controller() -> BTreeSet<Right> {
         ("", "services", "", READ),
         ("", "namespaces", "", READ),
         ("", "configmaps", "", READ),
-        ("certificates.k8s.io", "clustertrustbundles", "", READ),
         ("events.k8s.io", "events", "", &["create"]),
     ])
 }
