@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use nodetls::policy::{CaName, CaObject, Compiler, ObjectName, Objects, compile};
+use nodetls::policy::{CaName, CaObject, Compiler, Installation, ObjectName, Objects, compile};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -130,15 +130,16 @@ fn main() {
     let start = resident();
     let mut objects = objects();
     let with_objects = resident();
+    let installation = Installation::default();
     let mut compiler = Compiler::default();
-    let compiled = compiler.compile(&objects, None);
+    let compiled = compiler.compile(&objects, &installation);
     let with_all = resident();
     println!("{:<36} {:>12} {:>12}", "", "median", "slowest");
     let mut full = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
         let mut compiler = Compiler::default();
-        let again = compiler.compile(&objects, None);
+        let again = compiler.compile(&objects, &installation);
         full.push(start.elapsed());
         assert_eq!(again, compiled);
     }
@@ -148,10 +149,10 @@ fn main() {
         for run in 0..RUNS {
             change(&mut objects, run);
             let start = Instant::now();
-            let compiled = compiler.compile(&objects, None);
+            let compiled = compiler.compile(&objects, &installation);
             times.push(start.elapsed());
             if run == 0 {
-                assert_eq!(compiled, compile(&objects, None));
+                assert_eq!(compiled, compile(&objects, &installation));
             }
         }
         show(what, times);

@@ -107,6 +107,7 @@ pub struct Access {
 enum Outcome {
     Unfinished,
     Succeeded,
+    LeftOut,
     Failed { reason: &'static str, error: String },
 }
 
@@ -136,6 +137,11 @@ impl Access {
         self.outcome = Outcome::Succeeded;
     }
 
+    /// The connection came to its proper end, and its policy wants no line of it.
+    pub fn leave_out(mut self) {
+        self.outcome = Outcome::LeftOut;
+    }
+
     /// The connection failed. `reason` is the label that metrics use, `error` the sentence for people.
     pub fn fail(mut self, reason: &'static str, error: impl fmt::Display) {
         self.outcome = Outcome::Failed {
@@ -147,6 +153,9 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
+        if matches!(self.outcome, Outcome::LeftOut) {
+            return;
+        }
         let service = self
             .service
             .as_ref()
@@ -190,6 +199,7 @@ impl Drop for Access {
                     Some(error.as_str())
                 );
             }
+            Outcome::LeftOut => {}
             Outcome::Unfinished => {
                 line!(
                     tracing::Level::WARN,

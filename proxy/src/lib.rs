@@ -8,6 +8,7 @@ pub mod check;
 pub mod controller;
 pub mod exec;
 pub mod failure;
+pub mod identity;
 pub mod metrics;
 pub mod pods;
 pub mod policy;

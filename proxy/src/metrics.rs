@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use crate::pods::decide::Bypass;
+use crate::policy::{Snapshot, ValidationMode};
 use crate::source::kube::State;
 
 mod registrar;
@@ -35,6 +36,7 @@ pub struct Metrics {
     ebpf_connects: IntCounterVec,
     ebpf_map_entries: IntGaugeVec,
     ebpf_map_max_entries: IntGaugeVec,
+    insecure_policies: IntGaugeVec,
     config_last_applied: Gauge,
     config_generation: IntGauge,
     config_last_sync: Gauge,
@@ -85,6 +87,11 @@ impl Metrics {
                 "policy_status",
                 "Condition of a BackendTLSPolicy on this node; always 1.",
                 &["policy_namespace", "policy", "condition", "reason"],
+            )?,
+            insecure_policies: all.gauges(
+                "insecure_policies",
+                "A BackendTLSPolicy in force that asks for less than full verification of the server; always 1.",
+                &["policy_namespace", "policy", "mode"],
             )?,
             ebpf_connects: all.counters(
                 "ebpf_connects_total",
@@ -179,7 +186,20 @@ impl Metrics {
     }
 
     /// A configuration has come into force.
-    pub fn config_applied(&self, generation: u64) {
+    pub fn config_applied(&self, generation: u64, snapshot: &Snapshot) {
+        let _no_scrape = lock(&self.scrape);
+        self.insecure_policies.reset();
+        for target in snapshot.targets.values() {
+            let Ok(origination) = &target.plan else {
+                continue;
+            };
+            let (policy, mode) = (&target.policy, origination.options.validation_mode);
+            if mode != ValidationMode::Standard {
+                self.insecure_policies
+                    .with_label_values(&[&*policy.namespace, &policy.name, mode.as_str()])
+                    .set(1);
+            }
+        }
         self.config_generation
             .set(generation.try_into().unwrap_or(i64::MAX));
         let now = SystemTime::now()

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::World;
 use crate::process::{Running, binary, text};
+use crate::{World, free_port};
 
 impl World {
     /// Starts the agent and waits until it is ready.
@@ -53,15 +53,13 @@ impl World {
 
     fn spawn_agent(&self, pattern: &str, manifests: &Path, admin: u16) -> Running {
         let log = self.log_file();
-        let mut command = match self.file_limit {
-            None => self.in_cgroup(&binary("nodetls")),
-            Some(limit) => {
-                let mut command = self.in_cgroup("prlimit");
-                command.arg(format!("--nofile={limit}"));
-                command.arg(binary("nodetls"));
-                command
-            }
-        };
+        let mut words = self.with_dns();
+        if let Some(limit) = self.file_limit {
+            words.extend(["prlimit".to_owned(), format!("--nofile={limit}")]);
+        }
+        words.push(binary("nodetls"));
+        let mut command = self.in_cgroup(&words[0]);
+        command.args(&words[1..]);
         command.arg("agent").args(&self.agent_flags);
         command.arg("--manifests").arg(manifests);
         let admin = format!("127.0.0.1:{admin}");
@@ -164,9 +162,4 @@ impl World {
         let _ = stream.read_to_string(&mut answer);
         answer
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

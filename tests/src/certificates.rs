@@ -38,7 +38,16 @@ impl Ca {
         self.issue(name, |_| {})
     }
 
-    /// The same with what `change` makes of it.
+    /// A client's identity.
+    pub fn client(&self, name: &str) -> Identity {
+        self.issue(name, |params| {
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+        })
+    }
+
+    /// A server's with what `change` makes of it.
     pub fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);

@@ -30,6 +30,7 @@ impl World {
     pub fn exec_with(&self, manifests: &Path, command: &[&str]) -> Command {
         let mut exec = self.in_cgroup("nsenter");
         exec.arg(format!("--net=/run/netns/{}", self.pod));
+        exec.args(self.with_dns());
         exec.args([&binary("nodetls"), "exec", "--manifests"])
             .arg(manifests);
         exec.arg("--pins").arg(&self.pins).arg("--").args(command);

@@ -2,16 +2,23 @@
 //! so that tests run side by side; certificates, servers, clients and the agent itself, all real.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A broken rig is a failed test.
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 mod agent;
 mod certificates;
 mod clients;
+mod dns;
 mod manifests;
 mod process;
 mod servers;
 mod world;
 
 pub use certificates::{Ca, Identity};
-pub use manifests::{config_map, policy, service, service_without_slice, without_ready_endpoint};
+pub use manifests::{
+    config_map, policy, policy_with, policy_with_client_certificate, service,
+    service_without_slice, tls_secret, without_ready_endpoint,
+};
 pub use process::{Running, binary, text};
 pub use world::World;
 
@@ -34,4 +41,17 @@ pub fn occurrences(haystack: &[u8], needle: &str) -> usize {
         .windows(needle.len())
         .filter(|window| *window == needle.as_bytes())
         .count()
+}
+
+/// A port of 127.0.0.1 that nothing has, and that no other call gives: below the kernel's ephemeral ports, one of which
+/// could be some connection's before a server that starts slowly listens.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 30_000, "no free port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The manifests that most tests need.
 
-use crate::{BACKEND_IP, CLUSTER_IP};
+use crate::{BACKEND_IP, CLUSTER_IP, Identity};
 
 /// A Service with the port `https`, and its EndpointSlice.
 pub fn service(name: &str, cluster_ip: &str, port: u16, target_port: u16) -> String {
@@ -35,11 +35,42 @@ pub fn config_map(name: &str, pem: &str) -> String {
     )
 }
 
+/// [`policy`] with `spec.options`: keys without `nodetls.io/`, and values.
+pub fn policy_with(hostname: &str, options: &[(&str, &str)]) -> String {
+    let option = |(key, value): &(&str, &str)| format!("    nodetls.io/{key}: '{value}'\n");
+    let options: String = options.iter().map(option).collect();
+    let head = if options.is_empty() {
+        ""
+    } else {
+        "  options:\n"
+    };
+    format!("{}{head}{options}", policy(hostname))
+}
+
 /// The policy for the Service `tls-backend`.
 pub fn policy(hostname: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: tls}}\nspec:\n  \
          targetRefs:\n  - {{group: '', kind: Service, name: tls-backend, sectionName: '443'}}\n  validation:\n    \
          hostname: {hostname}\n    caCertificateRefs:\n    - {{group: '', kind: ConfigMap, name: example-ca}}\n"
+    )
+}
+
+/// The same with the option that names the Secret `client`.
+pub fn policy_with_client_certificate(hostname: &str) -> String {
+    format!(
+        "{}  options: {{nodetls.io/client-certificate: client}}\n",
+        policy(hostname)
+    )
+}
+
+/// A Secret with a certificate and its key.
+pub fn tls_secret(name: &str, Identity { certificate, key }: &Identity) -> String {
+    let block = |pem: &str| -> String { pem.lines().map(|line| format!("    {line}\n")).collect() };
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\nstringData:\n  \
+         tls.crt: |\n{}  tls.key: |\n{}",
+        block(certificate),
+        block(key)
     )
 }

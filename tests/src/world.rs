@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::agent::free_port;
+use crate::free_port;
 use crate::process::{Running, ip};
 use crate::{BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, config_map, policy, service};
 
@@ -30,6 +30,9 @@ pub struct World {
     pub pins: PathBuf,
     pub(crate) admin: u16,
     pub(crate) servers: Vec<Running>,
+    pub(crate) name_server: Option<Running>,
+    /// Which world of its test program it is.
+    pub(crate) number: u8,
     pub(crate) agent: Option<Running>,
 }
 
@@ -69,6 +72,8 @@ impl World {
             pins: PathBuf::from(format!("/sys/fs/bpf/nodetls-test-{id}")),
             admin: free_port(),
             servers: Vec::new(),
+            name_server: None,
+            number: u8::try_from(number + 1).unwrap(),
             agent: None,
         }
     }
@@ -170,6 +175,7 @@ impl Drop for World {
         }
         self.agent = None;
         self.servers.clear();
+        self.name_server = None;
         let _ = fs::remove_dir_all(&self.pins);
         for netns in [&self.pod, &self.backend] {
             let _ = Command::new("ip")

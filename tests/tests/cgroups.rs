@@ -141,7 +141,7 @@ async fn pods_come_and_go() {
 
     // A second container in the same netns, and one of Docker's in the pod.
     let join = format!("exec nsenter --net=/proc/{}/ns/net sleep 1000", pause.id());
-    let _app = node.start(UID, "app", &join);
+    let app = node.start(UID, "app", &join);
     let unshare = format!(
         "exec nsenter --net=/proc/{}/ns/net unshare -n sleep 1000",
         pause.id()
@@ -157,6 +157,12 @@ async fn pods_come_and_go() {
             .any(|other| other.inode == netns.inode)
     );
 
+    // Not before the second container has joined it.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while netns_of(app.id()) != netns.inode {
+        assert!(Instant::now() < deadline, "it has not joined");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     // Its netns stays as long as one of its processes does, and goes with the last: without a timer's help.
     drop(pause);
     assert_eq!(of(&pods.list().unwrap(), UID).len(), 2);

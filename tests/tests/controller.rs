@@ -167,6 +167,7 @@ impl World {
             namespace: Some(self.own.clone()),
             lease: "nodetls-controller".to_owned(),
             ca_secrets,
+            allow_insecure_validation: false,
             admin: "127.0.0.1:0".parse().unwrap(),
             log_format: Default::default(),
             log: "info".to_owned(),

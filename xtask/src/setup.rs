@@ -26,7 +26,7 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("openssl", "openssl"),
     ("curl", "curl"),
 ];
-const TEST_TOOLS: [(&str, &str); 1] = [("nginx", "nginx-light")];
+const TEST_TOOLS: [(&str, &str); 2] = [("nginx", "nginx-light"), ("dnsmasq", "dnsmasq-base")];
 const CLUSTER_TOOLS: [(&str, &str); 4] = [
     ("nginx", "nginx-light"),
     ("runc", "runc"),

@@ -24,10 +24,10 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let roots = self.system_roots.as_ref();
-        let compiled = self.compiler.compile(&update.objects, roots);
+        let compiled = self.compiler.compile(&update.objects, &self.installation);
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
+        self.keeper.follow(&self.snapshot, &update.secrets);
         self.complete |= update.complete;
         match update.errors.first() {
             // An agent before us may have read it: what it published stays refused until we can.
@@ -51,7 +51,7 @@ impl Agent {
                 self.published = true;
                 self.publish_again = None;
                 self.generation += 1;
-                self.metrics.config_applied(self.generation);
+                self.metrics.config_applied(self.generation, &self.snapshot);
                 self.readiness.clear(TARGETS);
                 let in_force = Arc::clone(&self.snapshot);
                 self.live.update(|facts| facts.snapshot = in_force);

@@ -12,7 +12,6 @@ use aya::util::nr_cpus;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::Failure;
@@ -41,11 +40,8 @@ pub(super) struct Audit {
 impl Audit {
     /// Starts to try the targeted ports, from our own netns.
     pub(super) fn start(routes: watch::Receiver<Arc<Routes>>, dialer: Arc<Dialer>) -> Result<Self> {
-        let pod = Arc::new(Pod {
-            name: "(the agent's own)".to_owned(),
-            netns: Arc::new(File::open("/proc/self/ns/net")?),
-            released: CancellationToken::new(),
-        });
+        let netns = Arc::new(File::open("/proc/self/ns/net")?);
+        let pod = Arc::new(Pod::new("(the agent's own)", None, netns));
         let (to, results) = watch::channel(Results::new());
         let task = tokio::spawn(follow(routes.clone(), dialer, pod, to));
         Ok(Self {

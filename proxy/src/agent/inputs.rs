@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::events::Events;
 use super::{Options, RECONCILE};
+use crate::identity::{Identities, Keeper};
 use crate::metrics::Metrics;
 use crate::pods::cgroups::{CgroupOptions, CgroupPods};
 use crate::pods::decide::Rules;
@@ -29,6 +30,8 @@ pub(super) struct Inputs {
     pub(super) lister: Lister,
     /// The programs' place.
     pub(super) cgroup: PathBuf,
+    pub(super) keeper: Keeper,
+    pub(super) identities: Identities,
     /// What a cluster has besides.
     pub(super) cluster: Option<Cluster>,
 }
@@ -73,11 +76,15 @@ impl Inputs {
         let (files, update) = Files::load(manifests).await?;
         let named = NamedNetns::new(&options.netns_dir, &options.netns)?;
         let directory = DirWatcher::new(&options.netns_dir, RECONCILE)?;
+        // Who can write the manifests may read them.
+        let (keeper, identities) = Keeper::manifests();
         Ok(Self {
             source: Source::Files(Box::new(files)),
             update,
             lister: Lister::Named(named, directory),
             cgroup: options.cgroup.clone().map_or_else(default_cgroup, Ok)?,
+            keeper,
+            identities,
             cluster: None,
         })
     }
@@ -96,15 +103,16 @@ impl Inputs {
         // Before any connect: pinned programs may guard a policy on the API server itself.
         bypass_pinned(&options.pins, own_cookie)?;
         let (client, namespace) = source::connect(options.namespace.as_deref()).await?;
+        let rules = Rules {
+            opt_in: options.opt_in,
+            excluded_namespaces: options.exclude_namespace.iter().cloned().collect(),
+            own_namespace: Some(namespace.clone()),
+        };
         let mut pods = CgroupPods::new(
             CgroupOptions {
                 root: options.cgroup_root.clone(),
                 node_netns: options.node_netns.clone(),
-                rules: Rules {
-                    opt_in: options.opt_in,
-                    excluded_namespaces: options.exclude_namespace.iter().cloned().collect(),
-                    own_namespace: Some(namespace.clone()),
-                },
+                rules: rules.clone(),
             },
             RECONCILE,
         )?;
@@ -116,6 +124,7 @@ impl Inputs {
             namespace: namespace.clone(),
             cache: Some(options.cache.clone()),
             node: Some(node.clone()),
+            statuses: false,
         };
         let mut kube = Kube::start(client.clone(), wanted);
         let live = live.clone();
@@ -135,7 +144,14 @@ impl Inputs {
         let mut infos = kube.pods();
         pods.set_pods(infos.borrow_and_update().as_ref().clone());
         let state = kube.state();
+        let (keeper, identities) = if options.client_certificates {
+            Keeper::cluster(client.clone(), kube.pods(), rules)
+        } else {
+            Keeper::forbidden()
+        };
         Ok(Self {
+            keeper,
+            identities,
             update,
             lister: Lister::Cgroups(Box::new(pods)),
             cgroup,

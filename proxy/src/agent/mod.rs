@@ -28,11 +28,12 @@ pub(crate) use self::report::log_status;
 use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
+use crate::identity::Keeper;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{CaBundle, Compiler, PolicyStatus, Snapshot};
-use crate::proxy::{Dialer, Proxy};
+use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
+use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
 use crate::redirect::{
@@ -123,11 +124,12 @@ struct Agent {
     foreign: Vec<PathBuf>,
     pods: Pods,
     source: Source,
+    keeper: Keeper,
     cluster: Option<Cluster>,
     audit: Option<Audit>,
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
-    system_roots: Option<Arc<CaBundle>>,
+    installation: Installation,
     compiler: Compiler,
     /// By name.
     statuses: Arc<[Arc<PolicyStatus>]>,
@@ -167,7 +169,7 @@ impl Agent {
             Some(manifests) => Inputs::files(manifests, &options).await?,
             None => Inputs::cluster(&options, own_cookie, &metrics, &readiness, &live).await?,
         };
-        let roots = system_roots();
+        let roots = system_roots(options.system_roots.as_deref());
         for problem in roots.problems {
             tracing::warn!(problem, "the system's trust store");
         }
@@ -185,8 +187,10 @@ impl Agent {
         let dialer = Dialer {
             netns: thread.clone(),
             own_sockets: Arc::clone(&maps.own_sockets),
+            names: Names::default(),
             connect_timeout: options.connect_timeout,
             handshake_timeout: options.handshake_timeout,
+            identities: inputs.identities,
         };
         let proxy = Arc::new(Proxy::new(
             publisher.routes(),
@@ -215,10 +219,14 @@ impl Agent {
             epoch,
             foreign: foreign(&options.pins),
             source: inputs.source,
+            keeper: inputs.keeper,
             cluster: inputs.cluster,
             audit,
             standing_by: false,
-            system_roots: roots.bundle,
+            installation: Installation {
+                system_roots: roots.bundle,
+                insecure_validation: options.allow_insecure_validation,
+            },
             compiler: Compiler::default(),
             statuses: Arc::default(),
             snapshot: Arc::default(),

@@ -48,6 +48,16 @@ pub struct Options {
     /// Namespaces whose pods are left alone unless they say `nodetls.io/redirect: enabled`
     #[arg(long, value_name = "NAME", num_args = 0.., default_value = "kube-system")]
     pub exclude_namespace: Vec<String>,
+    /// Let policies name Secrets with client certificates, which are read in the namespaces of the node's pods; those of
+    /// manifests always are
+    #[arg(long, requires = "node")]
+    pub client_certificates: bool,
+    /// Let policies ask for less than full verification of the server (option nodetls.io/validation-mode)
+    #[arg(long)]
+    pub allow_insecure_validation: bool,
+    /// The node's CA certificates, for wellKnownCACertificates: System [default: those of the system that the agent sees]
+    #[arg(long, value_name = "FILE")]
+    pub system_roots: Option<PathBuf>,
     /// Remove the taint nodetls.io/agent-not-ready from the node when the agent is ready
     #[arg(long, requires = "node")]
     pub remove_taint: bool,

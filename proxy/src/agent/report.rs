@@ -64,6 +64,9 @@ pub(super) fn conditions(status: &PolicyStatus) -> Vec<PolicyCondition> {
     });
     let mut rows: Vec<_> = rows.collect();
     // One whose targetRefs can't be read has no ancestor, and is not to go unseen.
+    if status.opted_out {
+        rows.push(condition("Accepted", "OptedOut"));
+    }
     if rows.is_empty() && !status.problems.is_empty() {
         rows.push(condition("Accepted", Reason::Invalid.as_str()));
     }

@@ -9,7 +9,8 @@ use super::report::{
     Ancestor, AncestorRef, ConditionReport, PolicyReport, Report, Unreadable, Verdict,
 };
 use crate::policy::{
-    self, ALLOW_SECRETS, AncestorStatus, CaBundle, CaKind, CaName, Condition, PolicyStatus,
+    self, ALLOW_SECRETS, AncestorStatus, BackendTlsPolicy, CLIENT_CERTIFICATE, CaBundle, CaKind,
+    CaName, Condition, Installation, PolicyStatus,
 };
 use crate::source::{FileError, Update};
 
@@ -17,9 +18,14 @@ use crate::source::{FileError, Update};
 pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
     let objects = &update.objects;
     // Whether a node has a trust store can't be seen from here: assume it, as of any node that is set up.
-    let system = Arc::new(CaBundle {
+    // What an installation may allow is allowed, and told of.
+    let system = CaBundle {
         certificates: Vec::new(),
-    });
+    };
+    let installation = Installation {
+        system_roots: Some(Arc::new(system)),
+        insecure_validation: true,
+    };
     let mut bundles = policy::ca_bundles(objects);
     let named = policy::ca_names(objects);
     let judge = |status: Arc<PolicyStatus>| {
@@ -27,10 +33,14 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
         let mut report = judge_policy(&status, &bundles, now, expiry_days);
         let named = named.get(&status.policy).into_iter().flatten();
         report.warnings.extend(named.filter_map(needs_permission));
+        let policy = objects.policies.get(&status.policy);
+        report
+            .warnings
+            .extend(policy.and_then(|policy| needs_identities(policy)));
         report.file = update.policy_files.get(&status.policy).cloned();
         report
     };
-    let statuses = policy::compile(objects, Some(&system)).statuses;
+    let statuses = policy::compile(objects, &installation).statuses;
     let policies: Vec<_> = statuses.into_iter().map(judge).collect();
     let unreadable: Vec<_> = update.errors.iter().map(unreadable).collect();
     let refused = |policy: &PolicyReport| policy.verdict == Verdict::Refused;
@@ -58,7 +68,7 @@ fn judge_policy(
     let mut warnings = Sentences::default();
     errors.extend(&status.problems);
     warnings.extend(&status.warnings);
-    if status.ancestors.is_empty() && status.problems.is_empty() {
+    if status.ancestors.is_empty() && status.problems.is_empty() && !status.opted_out {
         warnings.add("spec.targetRefs names no Service: nodetls does nothing for this policy");
     }
     for ancestor in &status.ancestors {
@@ -96,6 +106,16 @@ fn needs_permission(ca: &CaName) -> Option<String> {
              ({ALLOW_SECRETS}): a ConfigMap works everywhere"
         )
     })
+}
+
+/// The same for client certificates.
+fn needs_identities(policy: &BackendTlsPolicy) -> Option<String> {
+    let name = policy.spec["options"][CLIENT_CERTIFICATE].as_str()?;
+    Some(format!(
+        "spec.options: {CLIENT_CERTIFICATE}: in a cluster, Secret {name} is looked up in the namespace of each client's pod, \
+         and only where the installation allows it (nodetls agent --client-certificates, component \
+         manifests/components/client-certificates)"
+    ))
 }
 
 /// What is to be told, each once: a missing CA is told by every target's conditions.

@@ -1,42 +1,25 @@
-//! The ConfigMaps and Secrets that policies name, watched one by one, and their mirrors.
-//!
-//! One by one, since a watch of a whole namespace would bring the controller everything that is in it. The price is a
-//! connection to the API server for each.
+//! The ConfigMaps, Secrets and ClusterTrustBundles that policies name, and their mirrors, watched.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Debug;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, pin_mut};
-use k8s_openapi::NamespaceResourceScope;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::runtime::watcher::{self, watch_object, watcher};
+use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::error::describe;
 use crate::policy::{CaKind, CaName, CaObject};
-use crate::source::kube::MIRROR_LABEL;
+use crate::source::kube::{MIRROR_LABEL, by_name};
 
-/// Changes that wait to be looked at before the watches wait.
-const QUEUE: usize = 1024;
-
-/// What became of an object; or why it can't be read.
-type Change = (CaName, Result<Option<CaObject>, String>);
 type Mirrors = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<ConfigMap>>> + Send>>;
 
 /// What is known of the objects. Dropping it ends the watches.
 pub(super) struct CaObjects {
-    client: Client,
-    watches: HashMap<CaName, AbortOnDropHandle<()>>,
-    changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
-    known: BTreeMap<CaName, Option<CaObject>>,
-    /// Why others could not be read yet.
-    failures: BTreeMap<CaName, String>,
+    objects: by_name::Watches<CaName, CaObject>,
     mirrors: Mirrors,
     store: reflector::Store<ConfigMap>,
 }
@@ -52,11 +35,7 @@ impl CaObjects {
             .modify(|mirror| mirror.metadata.managed_fields = None)
             .reflect(writer);
         Self {
-            client,
-            watches: HashMap::new(),
-            changes: mpsc::channel(QUEUE),
-            known: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            objects: by_name::Watches::new(client),
             mirrors: Box::pin(mirrors),
             store,
         }
@@ -64,65 +43,47 @@ impl CaObjects {
 
     /// Watches these, and no others.
     pub(super) fn follow(&mut self, names: &BTreeSet<CaName>) {
-        self.watches.retain(|name, _| names.contains(name));
-        self.known.retain(|name, _| names.contains(name));
-        self.failures.retain(|name, _| names.contains(name));
-        for name in names {
-            if !may_exist(&name.object.name) {
-                self.known.insert(name.clone(), None);
-            } else if !self.watches.contains_key(name) {
-                let watch = match name.kind {
-                    CaKind::ConfigMap => self.start::<ConfigMap>(name),
-                    CaKind::Secret => self.start::<Secret>(name),
-                };
-                self.watches.insert(name.clone(), watch);
+        let object = |name: &CaName| name.object.clone();
+        self.objects.follow(names, object, |client, name, changes| {
+            let namespace = name.object.namespace.clone();
+            match name.kind {
+                CaKind::ConfigMap => {
+                    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
+                    Box::pin(watch(api, name, changes))
+                }
+                CaKind::Secret => {
+                    let api: Api<Secret> = Api::namespaced(client, &namespace);
+                    Box::pin(watch(api, name, changes))
+                }
+                CaKind::ClusterTrustBundle => {
+                    let api: Api<ClusterTrustBundle> = Api::all(client);
+                    Box::pin(watch(api, name, changes))
+                }
             }
-        }
-    }
-
-    fn start<K: Watched>(&self, name: &CaName) -> AbortOnDropHandle<()> {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &name.object.namespace);
-        let watch = watch(api, name.clone(), self.changes.0.clone());
-        AbortOnDropHandle::new(tokio::spawn(watch))
+        });
     }
 
     /// Ends when something has changed; takes in what else has by then.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
-            // Never `None`: we hold a sender.
-            Some(change) = self.changes.1.recv() => self.note(change),
+            () = self.objects.changed() => {}
             // Also the end of a list without any.
             Some(event) = self.mirrors.next() => note_mirrors(event),
         }
-        while let Ok(change) = self.changes.1.try_recv() {
-            self.note(change);
-        }
+        self.objects.catch_up();
         while let Some(Some(event)) = self.mirrors.next().now_or_never() {
             note_mirrors(event);
         }
     }
 
-    fn note(&mut self, (name, found): Change) {
-        if !self.watches.contains_key(&name) {
-            return;
-        }
-        match found {
-            Ok(object) => {
-                self.failures.remove(&name);
-                self.known.insert(name, object);
-            }
-            Err(error) => drop(self.failures.insert(name, error)),
-        }
-    }
-
     /// The objects that were looked for; `None` for one that does not exist.
     pub(super) fn known(&self) -> &BTreeMap<CaName, Option<CaObject>> {
-        &self.known
+        self.objects.known()
     }
 
     /// Why others can't be read, a sentence each.
     pub(super) fn failures(&self) -> impl Iterator<Item = &String> {
-        self.failures.values()
+        self.objects.failures().values()
     }
 
     /// The mirrors that exist; `None` before they were listed.
@@ -139,45 +100,13 @@ fn note_mirrors(event: watcher::Result<watcher::Event<ConfigMap>>) {
     }
 }
 
-/// What can be watched as one that holds a CA.
-trait Watched:
-    kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-    + Into<CaObject>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Send
-    + 'static
-{
-}
-
-impl Watched for ConfigMap {}
-impl Watched for Secret {}
-
-async fn watch<K: Watched>(api: Api<K>, name: CaName, changes: mpsc::Sender<Change>) {
-    let watch = watch_object(api, &name.object.name).default_backoff();
-    pin_mut!(watch);
-    let mut failing = false;
-    while let Some(found) = watch.next().await {
-        let change = match found {
-            Ok(found) => {
-                failing = false;
-                Ok(found.map(Into::into))
-            }
-            // Listed anew until that succeeds, which will be told. Of other errors the end is told only by the next change.
-            Err(watcher::Error::InitialListFailed(error)) => Err(unreadable(&name, &error)),
-            Err(error) => {
-                if !failing {
-                    tracing::warn!("{name} can't be watched: {error}");
-                }
-                failing = true;
-                continue;
-            }
-        };
-        if changes.send((name.clone(), change)).await.is_err() {
-            return;
-        }
-    }
+async fn watch<K: by_name::Object + Into<CaObject>>(
+    api: Api<K>,
+    name: CaName,
+    changes: by_name::Changes<CaName, CaObject>,
+) {
+    let object = name.object.name.clone();
+    by_name::watch(api, name, &object, K::into, unreadable, changes).await;
 }
 
 fn unreadable(name: &CaName, error: &kube::Error) -> String {
@@ -187,25 +116,5 @@ fn unreadable(name: &CaName, error: &kube::Error) -> String {
             format!("{text}; those for Secrets are in manifests/components/secrets")
         }
         _ => text,
-    }
-}
-
-/// Whether an object can have this name (RFC 1123 subdomain), which also keeps it one term of a field selector.
-fn may_exist(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-    (1..=253).contains(&name.len()) && name.chars().all(allowed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::may_exist;
-
-    #[test]
-    fn a_field_selector_names_one_object() {
-        assert!(may_exist("ca"));
-        assert!(may_exist("kube-root-ca.crt"));
-        for name in ["", "a,metadata.name=b", "a!=b", "A", "ä", &"a".repeat(254)] {
-            assert!(!may_exist(name), "{name}");
-        }
     }
 }

@@ -21,7 +21,7 @@ pub(super) async fn within<T>(
 }
 
 /// An error with its causes, and for a missing permission the cure.
-pub(super) fn describe(error: &kube::Error) -> String {
+pub(crate) fn describe(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         let text = format!("HTTP {}: {}", status.code, status.message);
         return match status.code {

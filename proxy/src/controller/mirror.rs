@@ -24,7 +24,7 @@ pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>
     let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let pem = object.and_then(|object| object.pem.clone());
     let pem = match source.kind {
-        CaKind::ConfigMap => pem,
+        CaKind::ConfigMap | CaKind::ClusterTrustBundle => pem,
         CaKind::Secret => pem.and_then(certificates_alone),
     };
     let (mut data, mut binary_data) = (None, None);

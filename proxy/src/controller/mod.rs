@@ -4,7 +4,7 @@
 //! A Deployment with any number of replicas: those that don't hold the Lease do nothing.
 
 mod ca_objects;
-mod error;
+pub(crate) mod error;
 pub(crate) mod events;
 mod lease;
 mod mirror;
@@ -29,7 +29,7 @@ use self::status_writer::{Outcome, StatusWriter, Wanted};
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::metrics::Metrics;
-use crate::policy::{BackendTlsPolicy, ObjectName, Objects, PolicyStatus};
+use crate::policy::{BackendTlsPolicy, Installation, ObjectName, Objects, PolicyStatus};
 use crate::readiness::Readiness;
 use crate::signals::Signals;
 use crate::source::kube::{self as source, Kube};
@@ -55,6 +55,9 @@ pub struct Options {
     /// Take CA certificates from Secrets, too: needs the RBAC rules of the component manifests/components/secrets
     #[arg(long)]
     pub ca_secrets: bool,
+    /// Let policies ask for less than full verification of the server, as the agents' flag does
+    #[arg(long)]
+    pub allow_insecure_validation: bool,
     /// Address of /metrics and /healthz
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
@@ -106,6 +109,7 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
         namespace,
         cache: None,
         node: None,
+        statuses: true,
     };
     let mut kube = Kube::start(client.clone(), wanted);
     tokio::spawn(source::follow(
@@ -158,7 +162,7 @@ pub async fn run(
     let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
     let instance = instance()?;
     let identity = identity(&instance)?;
-    let roots = system_roots();
+    let roots = system_roots(None);
     for problem in roots.problems {
         tracing::warn!(problem, "the system's trust store");
     }
@@ -174,10 +178,13 @@ pub async fn run(
         {
             break;
         }
-        let bundle = roots.bundle.clone();
+        let installation = Installation {
+            system_roots: roots.bundle.clone(),
+            insecure_validation: options.allow_insecure_validation,
+        };
         let secrets = options.ca_secrets;
         let mut controller =
-            Controller::new(client.clone(), &namespace, &instance, bundle, secrets);
+            Controller::new(client.clone(), &namespace, &instance, installation, secrets);
         // The lease first: once it is lost, nothing more is written.
         tokio::select! {
             biased;
@@ -236,6 +243,7 @@ fn emptied(object: PartialObjectMeta<DynamicObject>) -> (BackendTlsPolicy, Polic
         generation: metadata.generation,
         ancestors: Vec::new(),
         problems: Vec::new(),
+        opted_out: false,
         warnings: Vec::new(),
     };
     let policy = BackendTlsPolicy {

@@ -17,7 +17,7 @@ use super::error::{TIMEOUT, describe, is_not_found, within};
 use super::events::{Events, notices};
 use super::mirror::{diff, mirror};
 use super::status_writer::{Outcome, StatusWriter, Wanted};
-use crate::policy::{CaBundle, CaName, Compiler, ObjectName, Objects, ca_names};
+use crate::policy::{CaName, Compiler, Installation, ObjectName, Objects, ca_names};
 use crate::readiness::Readiness;
 use crate::source::kube::mirror_name;
 
@@ -38,7 +38,7 @@ pub struct Controller {
     ca_secrets: bool,
     statuses: StatusWriter,
     events: Events,
-    system_roots: Option<Arc<CaBundle>>,
+    installation: Installation,
     compiler: Compiler,
 }
 
@@ -46,13 +46,13 @@ pub struct Controller {
 pub type Failures = Vec<String>;
 
 impl Controller {
-    /// `namespace` is nodetls' own, `instance` the pod that this is, `system_roots` the trust store of its image.
+    /// `namespace` is nodetls' own, `instance` the pod that this is, `installation` has the trust store of its image.
     /// Unless `ca_secrets`, no Secret is ever asked for.
     pub fn new(
         client: Client,
         namespace: &str,
         instance: &str,
-        system_roots: Option<Arc<CaBundle>>,
+        installation: Installation,
         ca_secrets: bool,
     ) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Controller {
             events: Events::new(client.clone(), instance),
             namespace: namespace.to_owned(),
             client,
-            system_roots,
+            installation,
             compiler: Compiler::default(),
         }
     }
@@ -150,8 +150,7 @@ impl Controller {
             .iter()
             .filter_map(|(name, found)| Some((name.clone(), found.clone()?)));
         objects.ca_objects = found.collect();
-        let roots = self.system_roots.as_ref();
-        let compiled = self.compiler.compile(&objects, roots);
+        let compiled = self.compiler.compile(&objects, &self.installation);
         let complete = |name| {
             let mut sources = named.get(name).into_iter().flatten();
             sources.all(|source| known.contains_key(source))
@@ -178,7 +177,7 @@ impl Controller {
         for (wanted, outcome) in outcomes {
             let name = &wanted.compiled.policy;
             match outcome {
-                Outcome::Right { left_out } => {
+                Outcome::Right { left_out, .. } => {
                     let notices = notices(wanted.compiled, &left_out);
                     let told = self
                         .events

@@ -50,8 +50,11 @@ pub(super) struct Wanted<'a> {
 
 /// What was done about one policy.
 pub(super) enum Outcome {
-    /// Its status is right. Targets for which it has no room.
-    Right { left_out: Vec<String> },
+    /// Its status is right in this version of it. Targets for which it has no room.
+    Right {
+        left_out: Vec<String>,
+        resource_version: Option<String>,
+    },
     /// It is not the policy that was compiled; what it is now is on its way to us.
     Outdated,
     /// Why it could not be written.
@@ -97,8 +100,16 @@ impl StatusWriter {
             .await;
         for (wanted, outcome) in &outcomes {
             let name = wanted.compiled.policy.clone();
-            if let Outcome::Right { .. } = outcome {
-                self.settled.insert(name, Settled::new(wanted));
+            if let Outcome::Right {
+                resource_version, ..
+            } = outcome
+            {
+                let settled = Settled {
+                    compiled: wanted.compiled.clone(),
+                    resource_version: resource_version.clone(),
+                    at: Instant::now(),
+                };
+                self.settled.insert(name, settled);
             } else {
                 // Perhaps the version is no longer served.
                 self.resource = None;
@@ -149,16 +160,6 @@ impl StatusWriter {
     }
 }
 
-impl Settled {
-    fn new(wanted: &Wanted) -> Self {
-        Self {
-            compiled: wanted.compiled.clone(),
-            resource_version: wanted.policy.metadata.resource_version.clone(),
-            at: Instant::now(),
-        }
-    }
-}
-
 /// Reads, and writes only what was read (resourceVersion): another controller may write at the same time.
 async fn read_and_write(
     api: &Api<DynamicObject>,
@@ -183,8 +184,10 @@ async fn read_and_write(
         };
         let desired = desired(existing, wanted.compiled, generation, Timestamp::now());
         let Some(ancestors) = desired.ancestors else {
-            let left_out = desired.left_out;
-            return Ok(Outcome::Right { left_out });
+            return Ok(Outcome::Right {
+                left_out: desired.left_out,
+                resource_version: now.metadata.resource_version,
+            });
         };
         let patch = Patch::Merge(json!({
             "metadata": {"resourceVersion": now.metadata.resource_version},
@@ -195,9 +198,11 @@ async fn read_and_write(
             ..PatchParams::default()
         };
         match api.patch_status(name, &params, &patch).await {
-            Ok(_) => {
-                let left_out = desired.left_out;
-                return Ok(Outcome::Right { left_out });
+            Ok(written) => {
+                return Ok(Outcome::Right {
+                    left_out: desired.left_out,
+                    resource_version: written.metadata.resource_version,
+                });
             }
             Err(error) if is_conflict(&error) => {}
             Err(error) => return Err(error),

@@ -54,6 +54,9 @@ pub struct Options {
     /// Seconds to wait for a TLS handshake with a Service
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     handshake_timeout: Duration,
+    /// Let policies ask for less than full verification of the server (option nodetls.io/validation-mode)
+    #[arg(long)]
+    allow_insecure_validation: bool,
     /// What is logged to standard error, as a list of target=level; access=info shows every connection
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     log: String,

@@ -15,13 +15,13 @@ use super::Options;
 use super::instance::Instance;
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::agent::{log_status, raise_fd_limit};
+use crate::identity::{DEFAULT_NAMESPACE, Keeper};
 use crate::metrics::Metrics;
-use crate::pods::Enrolled;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{self, CaBundle};
-use crate::proxy::{Dialer, Proxy};
+use crate::pods::{Enrolled, Pod};
+use crate::policy::{self, Installation, Snapshot};
+use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
-use crate::redirect::{Epoch, Maps};
 use crate::source::{Files, Update};
 use crate::tls::system_roots;
 use crate::watch_dir::DirWatcher;
@@ -51,28 +51,40 @@ async fn serve(options: &Options) -> Result<()> {
         "--manifests {} has no BackendTLSPolicy (directories in it are not read)",
         options.manifests.display()
     );
-    let roots = system_roots().bundle;
+    let installation = Installation {
+        system_roots: system_roots(None).bundle,
+        insecure_validation: options.allow_insecure_validation,
+    };
     // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
     let (epoch, mut maps, mut redirect, listeners, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
     let mut publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
+    let (keeper, identities) = Keeper::manifests();
     let dialer = Dialer {
         netns: thread.clone(),
         own_sockets: Arc::clone(&maps.own_sockets),
+        names: Names::default(),
         connect_timeout: options.connect_timeout,
         handshake_timeout: options.handshake_timeout,
+        identities,
     };
     let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, usize::MAX, metrics));
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);
     let cookie = current_cookie()?;
-    let mut pod = Enrolled::new(&redirect, "exec", netns, cookie, listeners)?;
+    let pod = Pod::new("exec", Some(DEFAULT_NAMESPACE), netns);
+    let mut pod = Enrolled::new(&redirect, pod, cookie, listeners)?;
     pod.serve(&proxy)?;
     maps.pods.set(cookie, Mode::Redirect)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
-    publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref())?;
+    let mut publish = |publisher: &mut Publisher, update: &Update| {
+        let snapshot = compile(update, &installation);
+        keeper.follow(&snapshot, &update.secrets);
+        publisher.publish(&mut maps, &epoch, &snapshot, true)
+    };
+    publish(&mut publisher, &update)?;
     pod.listen()?;
 
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
@@ -81,7 +93,7 @@ async fn serve(options: &Options) -> Result<()> {
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {
-                if let Err(error) = publish(&mut publisher, &mut maps, &epoch, &update, roots.as_ref()) {
+                if let Err(error) = publish(&mut publisher, &update) {
                     tracing::error!(error = format!("{error:#}"), "the change is not in force");
                 }
             }
@@ -104,19 +116,13 @@ fn tell(cgroup: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn publish(
-    publisher: &mut Publisher,
-    maps: &mut Maps,
-    epoch: &Epoch,
-    update: &Update,
-    roots: Option<&Arc<CaBundle>>,
-) -> Result<()> {
+fn compile(update: &Update, installation: &Installation) -> Snapshot {
     for error in &update.errors {
         tracing::error!("{error}");
     }
-    let compiled = policy::compile(&update.objects, roots);
+    let compiled = policy::compile(&update.objects, installation);
     for status in &compiled.statuses {
         log_status(status, update.policy_files.get(&status.policy));
     }
-    publisher.publish(maps, epoch, &compiled.snapshot, true)
+    compiled.snapshot
 }

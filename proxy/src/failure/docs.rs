@@ -10,9 +10,14 @@ use super::Reason;
 const CERTIFICATES: (&str, &str) = ("certificates", "certificates_that_do_not_do");
 const NO_TLS: (&str, &str) = ("servers", "servers_without_tls");
 const REFUSING: (&str, &str) = ("servers", "servers_that_refuse_the_handshake");
+const CLIENT_CERTIFICATES: (&str, &str) =
+    ("client_certificates", "client_certificates_that_do_not_do");
 const OUT_OF_REACH: (&str, &str) = ("connections", "servers_out_of_reach");
+const NAMES: (&str, &str) = ("names", "names_without_a_usable_address");
 const BREAKING: (&str, &str) = ("connections", "connections_that_break");
 const TRUNCATED: (&str, &str) = ("connections", "a_truncated_answer_is_not_a_clean_end");
+
+const OPTIONS: (&str, &str) = ("options", "what_the_options_end_or_refuse");
 
 const INTRODUCTION: &str = "\
 # Why a connection failed
@@ -55,6 +60,10 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             r#"the server presents the CA certificate "www.example.com" as its own"#,
             CERTIFICATES,
         ),
+        R::PinMismatch => (
+            r#"the server's certificate "www.example.com" has the fingerprints cert:f0b4… and spki:814e…, and neither is in the policy's list"#,
+            OPTIONS,
+        ),
         R::BadCertificate => (
             r#"the server's certificate "www.example.com" is not usable: its extendedKeyUsage, or its CA's, does not allow serverAuth"#,
             CERTIFICATES,
@@ -62,6 +71,14 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
         R::PlaintextServer => (
             r#"the server answered with HTTP, not TLS: "HTTP/1.1 400 Bad Request""#,
             NO_TLS,
+        ),
+        R::ClientCertificateUnusable => (
+            "Secret default/client: tls.key is not the key of the certificate \"client-a\" in tls.crt",
+            CLIENT_CERTIFICATES,
+        ),
+        R::ClientCertificateRejected => (
+            r#"the server refuses the client certificate "client-b" of Secret default/client (issued by "other-ca", valid until 4096-01-01T00:00:00Z) by alert unknown_ca (48)"#,
+            CLIENT_CERTIFICATES,
         ),
         R::ClientCertificateRequired => ("the server requires a client certificate", REFUSING),
         R::NoCommonVersion => (
@@ -104,6 +121,11 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             "10.98.0.1:9003 is unreachable (No route to host (os error 113))",
             OUT_OF_REACH,
         ),
+        R::Dns => ("there is no DNS name gone.example.com (NXDOMAIN)", NAMES),
+        R::ForbiddenAddress => (
+            "metadata.example.com resolves to 169.254.169.254, where no external host can be",
+            NAMES,
+        ),
         R::Reset => (
             "the connection to the server broke: Connection reset by peer (os error 104)",
             BREAKING,
@@ -125,6 +147,7 @@ fn example(reason: Reason) -> (&'static str, (&'static str, &'static str)) {
             "the client's connection failed: Connection reset by peer (os error 104)",
             BREAKING,
         ),
+        R::IdleTimeout => ("no byte from either side for 1s", OPTIONS),
         R::ShutDown => ("the agent ends", BREAKING),
         R::Internal => (
             "no local port is free for a connection to 10.99.0.2:8443",

@@ -121,7 +121,7 @@ fn policy_conditions_are_replaced() {
     };
     metrics.set_policy_status(&[condition("Invalid")]);
     metrics.set_policy_status(&[condition("Accepted")]);
-    metrics.config_applied(7);
+    metrics.config_applied(7, &Snapshot::default());
     let text = metrics.encode();
     assert!(!text.contains("Invalid"), "{text}");
     let labels = r#"condition="Accepted",policy="tls",policy_namespace="default""#;
@@ -139,7 +139,7 @@ fn policy_conditions_are_replaced() {
 #[test]
 fn names_follow_the_conventions() {
     let all = metrics().describe();
-    assert_eq!(all.len(), 28, "{all:#?}");
+    assert_eq!(all.len(), 29, "{all:#?}");
     assert!(all.is_sorted_by(|a, b| a.name < b.name));
     for Description {
         name,

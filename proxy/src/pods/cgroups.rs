@@ -214,6 +214,7 @@ impl CgroupPods {
         for (&inode, file) in &self.node {
             let netns = Netns {
                 label: "(the node's own)".to_owned(),
+                namespace: None,
                 file: Arc::clone(file),
                 inode,
                 decision: Decision::Bypass(Bypass::HostNetwork),
@@ -237,6 +238,7 @@ impl CgroupPods {
             }
             let netns = Netns {
                 label: self.label(uid),
+                namespace: self.infos.get(uid).map(|info| info.namespace.clone()),
                 file: Arc::clone(&known.file),
                 inode,
                 decision,

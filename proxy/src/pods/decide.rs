@@ -126,9 +126,13 @@ impl PodInfo {
     }
 }
 
-/// Which uid a Pod has in cgroup names: its own, or the hash of a static pod's file.
+/// Which uid a Pod has in cgroup names: its own, or the hash of a static pod's file. Anybody can annotate a pod so: one that
+/// has the form of another pod's uid (UUID) is not believed, else it could pass for that one, and have its identity.
 pub fn cgroup_uid<'a>(uid: &'a str, annotations: &'a BTreeMap<String, String>) -> &'a str {
-    annotations.get(CONFIG_HASH).map_or(uid, String::as_str)
+    let hash = annotations
+        .get(CONFIG_HASH)
+        .filter(|hash| !hash.contains('-'));
+    hash.map_or(uid, String::as_str)
 }
 
 /// What holds for all pods of the node.

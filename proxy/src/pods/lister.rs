@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::cgroups::CgroupPods;
 use super::decide::{Bypass, Decision, PodInfo};
 use super::named::NamedNetns;
+use crate::identity::DEFAULT_NAMESPACE;
 use crate::watch_dir::DirWatcher;
 
 /// A netns that exists now.
@@ -16,6 +17,8 @@ use crate::watch_dir::DirWatcher;
 pub struct Netns {
     /// For people: `namespace/pod`, the pod's uid while the API server has not told of it, or the netns' own name.
     pub label: String,
+    /// The Kubernetes namespace of its pod, once the API server has told of it; that of a named netns is `default`.
+    pub namespace: Option<String>,
     /// Open, so that it can be entered.
     pub file: Arc<File>,
     /// Tells a netns from another that was given the same name later.
@@ -60,6 +63,7 @@ impl Lister {
                     };
                     let netns = Netns {
                         label: name.clone(),
+                        namespace: Some(DEFAULT_NAMESPACE.to_owned()),
                         file: Arc::new(named.file),
                         inode: named.inode,
                         decision,

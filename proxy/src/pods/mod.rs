@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use nodetls_ebpf::{LISTENER_V4, LISTENER_V6, Mode};
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Bypass, Decision, PodInfo};
@@ -30,10 +31,24 @@ use crate::redirect::{Effect, Lookup, PodModes, Redirect};
 pub struct Pod {
     /// The name of its netns.
     pub name: String,
+    /// Its Kubernetes namespace, once the API server has told of it.
+    pub namespace: SetOnce<String>,
     /// For making sockets in it.
     pub netns: Arc<File>,
     /// Fires when the pod is released: its connections end at once.
     pub released: CancellationToken,
+}
+
+impl Pod {
+    /// A pod for connections from `netns`.
+    pub fn new(name: &str, namespace: Option<&str>, netns: Arc<File>) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: SetOnce::new_with(namespace.map(str::to_owned)),
+            netns,
+            released: CancellationToken::new(),
+        }
+    }
 }
 
 /// Starts serving an enrolled pod's listeners.
@@ -51,22 +66,16 @@ pub struct Enrolled {
 }
 
 impl Enrolled {
-    /// Attaches the sk_lookup program of `netns`, whose `listeners` are to get its connections.
+    /// Attaches the sk_lookup program of `pod`'s netns, whose `listeners` are to get its connections.
     pub fn new(
         redirect: &Redirect,
-        name: &str,
-        netns: Arc<File>,
+        pod: Pod,
         cookie: u64,
         listeners: Vec<TcpListener>,
     ) -> Result<Self> {
-        let lookup = Lookup::attach(redirect, cookie, &netns)?;
-        let pod = Arc::new(Pod {
-            name: name.to_owned(),
-            netns,
-            released: CancellationToken::new(),
-        });
+        let lookup = Lookup::attach(redirect, cookie, &pod.netns)?;
         Ok(Self {
-            pod,
+            pod: Arc::new(pod),
             cookie,
             lookup,
             listeners,
@@ -242,7 +251,11 @@ impl Pods {
         name: &str,
         found: Netns,
     ) -> Result<()> {
-        if self.enrolled.contains_key(name) {
+        if let Some((_, enrolled)) = self.enrolled.get(name) {
+            if let Some(namespace) = found.namespace {
+                // A pod stays in its namespace: what is known already is the same.
+                let _ = enrolled.pod.namespace.set(namespace);
+            }
             return Ok(());
         }
         let (netns, label) = (found.file, found.label);
@@ -259,7 +272,8 @@ impl Pods {
             tracing::debug!(netns = label, "our own netns is not enrolled");
             return Ok(());
         }
-        let mut enrolled = Enrolled::new(redirect, &label, netns, cookie, listeners)?;
+        let pod = Pod::new(&label, found.namespace.as_deref(), netns);
+        let mut enrolled = Enrolled::new(redirect, pod, cookie, listeners)?;
         if self.listening {
             enrolled.listen()?;
         }

@@ -7,6 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::pods::decide::REDIRECT;
+
 /// A BackendTLSPolicy. Its status is not ours to read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackendTlsPolicy {
@@ -16,6 +18,19 @@ pub struct BackendTlsPolicy {
     /// `spec` as written; null where it is missing.
     #[serde(default)]
     pub spec: Value,
+}
+
+impl BackendTlsPolicy {
+    /// The value of the annotation [`REDIRECT`].
+    pub(super) fn redirect(&self) -> Option<&str> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        annotations.get(REDIRECT).map(String::as_str)
+    }
+
+    /// Whether its author left it to other implementations, such as a gateway.
+    pub(super) fn is_opted_out(&self) -> bool {
+        self.redirect() == Some("disabled")
+    }
 }
 
 /// Reads the metadata fields that have the right type, and leaves out the others.

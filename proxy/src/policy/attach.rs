@@ -9,7 +9,7 @@ use super::Policy;
 use super::conflict::Winners;
 use super::endpoints::Slices;
 use super::service::{Port, Scope, View};
-use super::snapshot::{ObjectName, Refusal, Target, Upstream};
+use super::snapshot::{ObjectName, Origination, Refusal, Target, Upstream};
 use super::status::{AncestorStatus, Condition, Reason, quoted};
 use super::validate::TargetRef;
 
@@ -48,7 +48,7 @@ impl Attached {
         let mut all = Vec::new();
         for (port, policy) in self.in_force(Scope::Service) {
             let target = |dialled: SocketAddr| {
-                let plan = policy.plan.clone();
+                let plan = plan_for(policy, &self.view);
                 Arc::new(Target {
                     service: self.view.name.clone(),
                     port: port.number,
@@ -70,6 +70,9 @@ impl Attached {
     }
 
     fn upstream(&self, port: &Port, dialled: SocketAddr, slices: &Slices) -> Upstream {
+        if let Some(host) = self.view.external_upstream(port) {
+            return host;
+        }
         if self.view.headless {
             return Upstream::ServiceAddress;
         }
@@ -136,12 +139,17 @@ impl Attached {
         if let Some(message) = view.without_tcp(scope) {
             return Condition::new(Reason::Invalid, message);
         }
-        if let Err(condition) = &policy.plan {
-            return condition.clone();
+        if let Err(condition) = plan_for(policy, view) {
+            return condition;
         }
         let mut sentences = vec![view.describe(scope)];
         sentences.extend(view.notes.iter().cloned());
         sentences.extend(view.other_protocols(scope));
+        let mode = policy.spec.options.validation_mode;
+        sentences.extend(
+            mode.warning()
+                .map(|warning| format!("{}: {warning}", mode.as_str())),
+        );
         sentences.extend(refused.iter().cloned());
         Condition::new(Reason::Accepted, sentences.join("; "))
     }
@@ -156,6 +164,11 @@ impl Attached {
     fn warnings(&self, policy: &Policy, scope: Scope) -> Vec<String> {
         let view = &self.view;
         let mut warnings = view.notes.clone();
+        let mode = policy.spec.options.validation_mode;
+        warnings.extend(
+            mode.warning()
+                .map(|warning| format!("validation-mode {}: {warning}", mode.as_str())),
+        );
         let tcp = view.ports_in(scope).any(|(_, port)| port.is_tcp());
         if tcp && self.own_ports(policy, scope).next().is_none() {
             warnings.push(format!(
@@ -228,6 +241,15 @@ fn not_found(policy: &Policy, message: String) -> Condition {
     match &policy.plan {
         Err(invalid) if invalid.reason == Reason::Invalid => invalid.clone(),
         _ => Condition::new(Reason::TargetNotFound, message),
+    }
+}
+
+/// The TLS for a policy's target; or condition `Accepted`, which is False because of the policy or of this Service.
+fn plan_for(policy: &Policy, view: &View) -> Result<Arc<Origination>, Condition> {
+    let plan = policy.plan.clone()?;
+    match &view.external {
+        Some(Err(message)) => Err(Condition::new(Reason::Invalid, message)),
+        _ => Ok(plan),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::snapshot::{CaBundle, ObjectName};
 use super::status::{Condition, Reason, listed};
 use super::validate::{self, CaRef, Trust};
-use super::{CA_KEY, CaKind, CaName, CaObject, Objects};
+use super::{CaKind, CaName, CaObject, Objects};
 
 /// How an installation allows Secrets.
 pub(crate) const ALLOW_SECRETS: &str =
@@ -67,7 +67,12 @@ fn ca_refs(spec: &Value) -> Vec<CaRef> {
 impl CaRef {
     /// What it names; `None` for a kind that is not supported.
     pub(super) fn named_in(&self, namespace: &str) -> Option<CaName> {
-        let kind = CaKind::named(&self.kind).filter(|_| self.group.is_empty())?;
+        let kind = CaKind::referenced(&self.group, &self.kind)?;
+        let namespace = if kind.is_cluster_scoped() {
+            ""
+        } else {
+            namespace
+        };
         let object = ObjectName::new(namespace, &self.name);
         Some(CaName { kind, object })
     }
@@ -206,23 +211,25 @@ fn without_duplicates(all: impl Iterator<Item = CertificateDer<'static>>) -> CaB
 }
 
 fn read(name: &CaName, object: Option<&CaObject>) -> Result<CaBundle, String> {
-    let cure = "put the PEM bundle of the CA under";
+    let place = name.kind.place();
+    let cure = format!("put the PEM bundle of the CA under {place}");
     let Some(object) = object else {
+        let unserved = match name.kind {
+            CaKind::ClusterTrustBundle => ", or is not served (certificates.k8s.io/v1beta1)",
+            CaKind::ConfigMap | CaKind::Secret => "",
+        };
         return Err(format!(
-            "{name} does not exist: create it, and {cure} {CA_KEY}"
+            "{name} does not exist{unserved}: create it, and {cure}"
         ));
     };
     let Some(pem) = &object.pem else {
         let keys = match name.kind {
             CaKind::ConfigMap => format!(" (keys: {})", listed(object.keys.iter())),
-            CaKind::Secret => String::new(),
+            CaKind::Secret | CaKind::ClusterTrustBundle => String::new(),
         };
-        return Err(format!(
-            "{name} has no key \"{CA_KEY}\"{keys}: {cure} {CA_KEY}"
-        ));
+        return Err(format!("{name} has no key \"{place}\"{keys}: {cure}"));
     };
-    certificates(&pem.0)
-        .map_err(|cause| format!("{name}, key \"{CA_KEY}\" {cause}: {cure} {CA_KEY}"))
+    certificates(&pem.0).map_err(|cause| format!("{name}, key \"{place}\" {cause}: {cure}"))
 }
 
 /// What is wrong with a PEM block. Nothing is quoted: of a Secret, it could be a key.

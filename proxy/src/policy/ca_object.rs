@@ -3,6 +3,7 @@
 use std::fmt;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ pub enum CaKind {
     ConfigMap,
     /// Implementation-specific; only where [`Objects::ca_secrets`](super::Objects::ca_secrets) says so.
     Secret,
+    /// Implementation-specific (GEP-5075); of the whole cluster.
+    ClusterTrustBundle,
 }
 
 impl CaKind {
@@ -26,14 +29,41 @@ impl CaKind {
         match self {
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::ClusterTrustBundle => "ClusterTrustBundle",
+        }
+    }
+
+    /// Its API group.
+    fn group(self) -> &'static str {
+        match self {
+            Self::ConfigMap | Self::Secret => "",
+            Self::ClusterTrustBundle => "certificates.k8s.io",
+        }
+    }
+
+    /// Whether its objects have no namespace.
+    pub(crate) fn is_cluster_scoped(self) -> bool {
+        self == Self::ClusterTrustBundle
+    }
+
+    /// Where in an object the certificates are.
+    pub(super) fn place(self) -> &'static str {
+        match self {
+            Self::ConfigMap | Self::Secret => CA_KEY,
+            Self::ClusterTrustBundle => "spec.trustBundle",
         }
     }
 
     /// The kind of this name.
     pub(crate) fn named(kind: &str) -> Option<Self> {
-        [Self::ConfigMap, Self::Secret]
+        [Self::ConfigMap, Self::Secret, Self::ClusterTrustBundle]
             .into_iter()
             .find(|known| known.as_str() == kind)
+    }
+
+    /// The kind that a reference means.
+    pub(super) fn referenced(group: &str, kind: &str) -> Option<Self> {
+        Self::named(kind).filter(|known| known.group() == group)
     }
 }
 
@@ -42,7 +72,7 @@ impl CaKind {
 pub struct CaName {
     /// The object's kind.
     pub kind: CaKind,
-    /// Its namespace and name.
+    /// Its namespace (empty for a kind of the whole cluster) and name.
     pub object: ObjectName,
 }
 
@@ -66,7 +96,11 @@ impl CaName {
 
 impl fmt::Display for CaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.as_str(), self.object)
+        let kind = self.kind.as_str();
+        if self.kind.is_cluster_scoped() {
+            return write!(f, "{kind} {}", self.object.name);
+        }
+        write!(f, "{kind} {}", self.object)
     }
 }
 
@@ -98,6 +132,15 @@ impl From<Secret> for CaObject {
     fn from(secret: Secret) -> Self {
         Self {
             pem: secret.data.and_then(|mut data| data.remove(CA_KEY)),
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl From<ClusterTrustBundle> for CaObject {
+    fn from(bundle: ClusterTrustBundle) -> Self {
+        Self {
+            pem: Some(ByteString(bundle.spec.trust_bundle.into_bytes())),
             keys: Vec::new(),
         }
     }

@@ -13,19 +13,20 @@ use super::attach::{Attached, without_service};
 use super::ca::Authorities;
 use super::endpoints::Slices;
 use super::service::{ClusterIps, View};
-use super::snapshot::{CaBundle, ObjectName, Snapshot, Target};
+use super::snapshot::{ObjectName, Snapshot, Target};
 use super::status::PolicyStatus;
-use super::{Compiled, Objects, Policy, conflict};
+use super::{Compiled, Installation, Objects, Policy, conflict, opted_out};
 
 /// Compiles again and again, at the cost of what has changed. Each result is what [`compile`](super::compile) gives for
 /// the same objects.
 #[derive(Default)]
 pub struct Compiler {
     seen: Objects,
-    system: Option<Arc<CaBundle>>,
+    installation: Installation,
     authorities: Authorities,
     cluster_ips: ClusterIps,
     slices: Slices,
+    /// Those that did not opt out.
     policies: BTreeMap<ObjectName, Arc<Policy>>,
     /// Service → policies that name it, whether or not it exists.
     claimants: HashMap<ObjectName, HashSet<ObjectName>>,
@@ -38,12 +39,11 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Compiles `objects`; fast when most of them are the very ones (by pointer) of the last time. `system` is the
-    /// node's trust store.
-    pub fn compile(&mut self, objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
-        if self.system.as_ref() != system || self.seen.ca_secrets != objects.ca_secrets {
+    /// Compiles `objects`; fast when most of them are the very ones (by pointer) of the last time.
+    pub fn compile(&mut self, objects: &Objects, installation: &Installation) -> Compiled {
+        if self.installation != *installation || self.seen.ca_secrets != objects.ca_secrets {
             *self = Self::default();
-            self.system = system.cloned();
+            self.installation = installation.clone();
             self.seen.ca_secrets = objects.ca_secrets;
         }
         let (mut services, mut policies) = (HashSet::new(), HashSet::new());
@@ -53,13 +53,15 @@ impl Compiler {
         let addresses = self.attach(&services, &mut policies);
         self.settle(addresses, &services, &mut policies);
         for name in policies {
-            match self.policies.get(&name) {
-                Some(policy) => {
-                    let status = Arc::new(self.status(policy));
-                    self.statuses.insert(name, status);
+            let status = match (self.policies.get(&name), self.seen.policies.get(&name)) {
+                (Some(policy), _) => self.status(policy),
+                (None, Some(left_alone)) => opted_out(&name, left_alone),
+                (None, None) => {
+                    self.statuses.remove(&name);
+                    continue;
                 }
-                None => _ = self.statuses.remove(&name),
-            }
+            };
+            self.statuses.insert(name, Arc::new(status));
         }
         self.authorities.forget_unused();
         Compiled {
@@ -70,7 +72,7 @@ impl Compiler {
         }
     }
 
-    /// Reads again the policies that have changed, or whose CA objects have.
+    /// Reads again the policies that have changed, or whose CA objects have. One that opted out takes part in nothing.
     fn follow_policies(
         &mut self,
         objects: &Objects,
@@ -98,11 +100,12 @@ impl Compiler {
                     services.insert(service);
                 }
             }
-            let Some(policy) = objects.policies.get(name) else {
+            let policy = objects.policies.get(name);
+            let Some(policy) = policy.filter(|policy| !policy.is_opted_out()) else {
                 continue;
             };
-            let system = self.system.as_ref();
-            let policy = Policy::new(name, policy, &mut self.authorities, objects, system);
+            let (authorities, installation) = (&mut self.authorities, &self.installation);
+            let policy = Policy::new(name, policy, authorities, objects, installation);
             for service in policy.services() {
                 let claimants = self.claimants.entry(service.clone()).or_default();
                 claimants.insert(name.clone());
@@ -212,6 +215,7 @@ impl Compiler {
             generation: policy.generation,
             ancestors: ancestors.collect(),
             problems: policy.spec.problems.clone(),
+            opted_out: false,
             warnings: policy.warnings.clone(),
         }
     }

@@ -10,8 +10,10 @@ mod ca_object;
 mod compiler;
 mod conflict;
 mod endpoints;
+mod external;
 mod fields;
 mod objects;
+mod options;
 mod rules;
 mod service;
 mod snapshot;
@@ -29,7 +31,10 @@ pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
 pub use compiler::Compiler;
 pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
-pub use objects::Objects;
+pub use objects::{Installation, Objects};
+pub(crate) use options::CLIENT_CERTIFICATE;
+pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
+pub(crate) use service::is_special;
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };
@@ -40,6 +45,8 @@ use k8s_openapi::jiff::Timestamp;
 use ca::{Authorities, Resolved};
 use validate::{Spec, Trust};
 
+use crate::pods::decide::REDIRECT;
+
 /// What [`compile`] makes of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
@@ -49,9 +56,24 @@ pub struct Compiled {
     pub statuses: Vec<Arc<PolicyStatus>>,
 }
 
-/// Compiles `objects`. `system` is the node's trust store, which `wellKnownCACertificates: System` names.
-pub fn compile(objects: &Objects, system: Option<&Arc<CaBundle>>) -> Compiled {
-    Compiler::default().compile(objects, system)
+/// Compiles `objects`.
+pub fn compile(objects: &Objects, installation: &Installation) -> Compiled {
+    Compiler::default().compile(objects, installation)
+}
+
+/// A policy that its author left to other implementations, such as a gateway.
+fn opted_out(name: &ObjectName, policy: &BackendTlsPolicy) -> PolicyStatus {
+    PolicyStatus {
+        policy: name.clone(),
+        generation: policy.metadata.generation,
+        ancestors: Vec::new(),
+        problems: Vec::new(),
+        opted_out: true,
+        warnings: vec![format!(
+            "annotation {REDIRECT}: disabled: nodetls leaves this policy alone, and pods' connections to its targets \
+             as they are"
+        )],
+    }
 }
 
 /// A policy, read: what it asks for, whatever its targets are.
@@ -77,28 +99,26 @@ impl Policy {
         policy: &BackendTlsPolicy,
         authorities: &mut Authorities,
         objects: &Objects,
-        system: Option<&Arc<CaBundle>>,
+        installation: &Installation,
     ) -> Self {
-        let spec = validate::read(&policy.spec);
+        let mut spec = validate::read(&policy.spec);
+        if !installation.insecure_validation {
+            spec.forbid_insecure_validation();
+        }
         let generation = policy.metadata.generation;
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
         let Resolved { roots, condition } = match &spec.trust {
-            Some(trust) => authorities.resolve(&name.namespace, trust, objects, system),
+            Some(trust) => {
+                let system = installation.system_roots.as_ref();
+                authorities.resolve(&name.namespace, trust, objects, system)
+            }
             None => Resolved {
                 roots: Err(invalid()),
                 condition: None,
             },
         };
         let plan = if spec.problems.is_empty() {
-            let (hostname, subject_alt_names) =
-                (spec.hostname.clone(), spec.subject_alt_names.clone());
-            roots.map(|roots| {
-                Arc::new(Origination {
-                    hostname,
-                    subject_alt_names,
-                    roots,
-                })
-            })
+            roots.map(|roots| Arc::new(spec.origination(roots)))
         } else {
             Err(invalid())
         };
@@ -117,7 +137,7 @@ impl Policy {
             created: created.map(|time| time.0),
             cas: cas.collect(),
             spec,
-            warnings: unknown::unknown_fields(&policy.spec),
+            warnings: warnings(policy),
             plan,
             resolved_refs: condition,
         }
@@ -130,4 +150,17 @@ impl Policy {
             .map(|target| ObjectName::new(&self.name.namespace, &target.service))
             .collect()
     }
+}
+
+/// What is no mistake in the spec, but has no effect.
+fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
+    let mut warnings = unknown::unknown_fields(&policy.spec);
+    if let Some(value) = policy.redirect().filter(|value| *value != "enabled") {
+        let value = status::quoted(value);
+        warnings.push(format!(
+            "annotation {REDIRECT}: {value} has no meaning, and no effect: write disabled to have this policy left \
+             alone"
+        ));
+    }
+    warnings
 }

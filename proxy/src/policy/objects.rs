@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{BackendTlsPolicy, CaName, CaObject, ObjectName};
+use super::{BackendTlsPolicy, CaBundle, CaName, CaObject, ObjectName};
 
 /// The objects as a source has them now. The map's key is an object's name; its metadata is not asked for it again.
 /// What is shared with an earlier value has not changed since, nor has its name.
@@ -23,4 +23,13 @@ pub struct Objects {
     pub ca_secrets: bool,
     /// The policies, valid or not.
     pub policies: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
+}
+
+/// What the compiler knows of where it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installation {
+    /// The node's trust store, which `wellKnownCACertificates: System` names.
+    pub system_roots: Option<Arc<CaBundle>>,
+    /// Whether a policy may ask for less than the verification of chain, dates and names.
+    pub insecure_validation: bool,
 }

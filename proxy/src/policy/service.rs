@@ -5,9 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::endpoints::{HEADLESS, SERVICE_NAME, Slices};
-use super::snapshot::ObjectName;
+use super::external::{EXTERNAL_HOST, External};
+use super::snapshot::{ObjectName, Upstream};
 use super::status::{listed, quoted};
 
 /// What a targetRef means: a Service as a whole, or one of its ports (by its place in [`View::ports`]).
@@ -27,6 +29,8 @@ pub(super) struct View {
     pub(super) minds_cluster_ips: bool,
     /// What is not covered and why, for the policy's author.
     pub(super) notes: Vec<String>,
+    /// The host outside of the cluster that it stands for; or why it can't, although it is to.
+    pub(super) external: Option<Result<External, String>>,
 }
 
 /// A port of a Service.
@@ -34,6 +38,8 @@ pub(super) struct Port {
     /// Empty for the unnamed port of a Service that has only one.
     pub(super) name: String,
     pub(super) number: u16,
+    /// The targetPort, where it is a number.
+    pub(super) target: Option<u16>,
     /// What clients dial for it.
     pub(super) addresses: Vec<SocketAddr>,
     protocol: String,
@@ -96,18 +102,27 @@ impl View {
             headless: cluster_ip_texts(service).any(|ip| ip == "None"),
             minds_cluster_ips: chosen_texts(service).next().is_some(),
             notes: Vec::new(),
+            external: None,
         };
         if view.ports.is_empty() {
             view.note("has no port: there is nothing to connect to");
         }
-        let external_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-        if external_name == Some("ExternalName") {
-            view.note("is an ExternalName: it has no address of its own, and is not covered yet");
+        let spec = service.spec.as_ref();
+        let external_name = spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"));
+        if external_name {
+            let host = spec.and_then(|spec| spec.external_name.as_deref());
+            view.note(&format!(
+                "is an ExternalName: it has no address of its own, so it can't be covered; make it a Service of \
+                 type: ClusterIP and without selector, with the annotation {EXTERNAL_HOST}: {}",
+                host.unwrap_or("HOST")
+            ));
         } else if view.headless {
             view.read_endpoints(owners, slices);
         } else {
             view.read_addresses(service, owners);
         }
+        let external = External::of(service, !external_name && !view.headless);
+        view.external = external.map(|e| e.map_err(|wrong| format!("Service {name} {wrong}")));
         view
     }
 
@@ -184,6 +199,12 @@ impl View {
         }
     }
 
+    /// Where connections to a port go, if that is outside of the cluster.
+    pub(super) fn external_upstream(&self, port: &Port) -> Option<Upstream> {
+        let external = self.external.as_ref()?.as_ref().ok()?;
+        Some(external.upstream(port))
+    }
+
     fn note(&mut self, what: &str) {
         self.notes.push(format!("Service {} {what}", self.name));
     }
@@ -258,12 +279,13 @@ impl View {
 impl Port {
     /// None when the number is not a port number; then nobody can dial it either.
     fn new(port: &ServicePort) -> Option<Self> {
-        let number = u16::try_from(port.port)
-            .ok()
-            .filter(|number| *number != 0)?;
         Some(Self {
             name: port.name.clone().unwrap_or_default(),
-            number,
+            number: port_number(port.port)?,
+            target: match port.target_port {
+                Some(IntOrString::Int(number)) => port_number(number),
+                _ => None,
+            },
             addresses: Vec::new(),
             protocol: port.protocol.as_deref().unwrap_or("TCP").to_owned(),
             app_protocol: port.app_protocol.clone().unwrap_or_default(),
@@ -294,6 +316,10 @@ impl fmt::Display for Port {
     }
 }
 
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
 fn cluster_ip_texts(service: &Service) -> impl Iterator<Item = &str> {
     let spec = service.spec.iter();
     let texts = spec.flat_map(|s| s.cluster_ip.iter().chain(s.cluster_ips.iter().flatten()));
@@ -321,8 +347,8 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// Addresses that the API server allows no Service either.
-fn is_special(ip: IpAddr) -> bool {
+/// Addresses that the API server allows no Service either: unspecified, loopback, link-local, multicast.
+pub(crate) fn is_special(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+use super::Options;
+
 /// `namespace/name` of a Kubernetes object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -60,7 +62,7 @@ pub struct Target {
 }
 
 /// The TLS that a policy asks for. Two equal values may share TLS sessions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origination {
     /// `spec.validation.hostname`: always the SNI; the identity unless `subject_alt_names` is not empty.
     pub hostname: String,
@@ -68,6 +70,8 @@ pub struct Origination {
     pub subject_alt_names: Vec<SubjectAltName>,
     /// The trust anchors.
     pub roots: Arc<CaBundle>,
+    /// `spec.options`.
+    pub options: Options,
 }
 
 /// An entry of `spec.validation.subjectAltNames`.
@@ -102,4 +106,11 @@ pub enum Upstream {
     ServiceAddress,
     /// One of these, picked here because nothing else on this machine does. Empty: no endpoint is ready.
     Endpoints(Vec<SocketAddr>),
+    /// A host outside of the cluster, which the proxy resolves by DNS.
+    Host {
+        /// Its DNS name, always absolute, written without the final dot.
+        name: String,
+        /// The port to dial.
+        port: u16,
+    },
 }

@@ -16,6 +16,8 @@ pub struct PolicyStatus {
     /// What is wrong with the spec itself, a sentence each with its JSON path; empty for a valid spec. The ancestors
     /// repeat it, but a policy whose targetRefs can't be read has none.
     pub problems: Vec<String>,
+    /// Its author left it to other implementations: it has no ancestors, and is not in force here.
+    pub opted_out: bool,
     /// What the author should know of the spec, although it is no mistake: a sentence each with its JSON path.
     pub warnings: Vec<String>,
 }

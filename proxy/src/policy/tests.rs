@@ -3,8 +3,10 @@
 
 mod ca;
 mod conflict;
+mod external;
 mod headless;
 mod incremental;
+mod options;
 mod properties;
 mod secrets;
 mod service;
@@ -50,7 +52,7 @@ fn default_name(name: &str) -> ObjectName {
 #[derive(Clone, Default)]
 struct World {
     objects: Objects,
-    system: Option<Arc<CaBundle>>,
+    installation: Installation,
 }
 
 impl World {
@@ -127,7 +129,7 @@ impl World {
     }
 
     fn compile(&self) -> Compiled {
-        compile(&self.objects, self.system.as_ref())
+        compile(&self.objects, &self.installation)
     }
 }
 

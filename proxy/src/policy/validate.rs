@@ -1,11 +1,17 @@
 //! Reads `spec` by the rules of the CRD (schema and CEL), since nobody checks files, and by a few more for what the CRD
 //! lets through. Every mistake is noted, and what can be read in spite of it is given, so that it can be refused.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::fields::{Node, Problems};
-use super::snapshot::SubjectAltName;
-use super::{rules, status::quoted};
+use super::snapshot::{CaBundle, Origination, SubjectAltName};
+use super::{Options, ValidationMode, options, rules, status::quoted};
+
+/// How an installation allows less than full verification.
+pub(crate) const ALLOW_INSECURE: &str = "--allow-insecure-validation of agent and controller, component \
+     manifests/components/insecure-validation";
 
 /// A spec as far as it can be read. It is valid if `problems` is empty, and only then complete.
 #[derive(Default)]
@@ -16,7 +22,32 @@ pub(super) struct Spec {
     pub(super) subject_alt_names: Vec<SubjectAltName>,
     /// None when it can't be read.
     pub(super) trust: Option<Trust>,
+    pub(super) options: Options,
     pub(super) problems: Problems,
+}
+
+impl Spec {
+    /// For an installation that does not allow it.
+    pub(super) fn forbid_insecure_validation(&mut self) {
+        let mode = self.options.validation_mode;
+        if mode != ValidationMode::Standard {
+            self.problems.push(format!(
+                "spec.options[\"nodetls.io/validation-mode\"]: this installation does not allow {}: allow it \
+                 ({ALLOW_INSECURE}), or have the server present a certificate that can be verified",
+                mode.as_str()
+            ));
+        }
+    }
+
+    /// What a valid spec asks for, with these trust anchors.
+    pub(super) fn origination(&self, roots: Arc<CaBundle>) -> Origination {
+        Origination {
+            hostname: self.hostname.clone(),
+            subject_alt_names: self.subject_alt_names.clone(),
+            roots,
+            options: self.options.clone(),
+        }
+    }
 }
 
 /// A Service of the policy's namespace, or one port of it.
@@ -73,12 +104,13 @@ fn read_object(spec: &Node, mut problems: Problems) -> Spec {
     if known {
         problems.append(&mut noted); // else it is enough to say that `validation` itself is wrong
     }
-    options(&spec.get("options"), &mut problems);
+    let options = options::read(&spec.get("options"), &mut problems);
     Spec {
         targets,
         hostname,
         subject_alt_names,
         trust,
+        options,
         problems,
     }
 }
@@ -263,30 +295,6 @@ fn subject_alt_name(entry: &Node, problems: &mut Problems) -> Option<SubjectAltN
             }
             let name = uri.required("type is URI", rules::san_uri, problems)?;
             Some(SubjectAltName::Uri(name.to_owned()))
-        }
-    }
-}
-
-/// Keys of other domains are for other implementations. We have none yet, so any of ours is a mistake; ignoring it
-/// could drop a restriction that its author relies on.
-fn options(options: &Node, problems: &mut Problems) {
-    if options.absent() || !options.is_object(problems) {
-        return;
-    }
-    let entries = options.entries();
-    if entries.len() > 16 {
-        options.wrong(
-            problems,
-            &format!("has {} entries: at most 16 are allowed", entries.len()),
-        );
-    }
-    for (key, option) in entries {
-        option.required("give it a value", rules::option_value, problems);
-        if key.starts_with("nodetls.io/") {
-            option.wrong(
-                problems,
-                "is no option of this version of nodetls: remove it",
-            );
         }
     }
 }

@@ -2,15 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::decide::{Protocol, read_opening};
 use super::departure::Departure;
 use super::head::{Unread, read_head, without_h2c};
 use super::record::Recorded;
-use super::relay::{End, Tally, relay};
+use super::relay::{End, Tally, relay, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
+use super::rewrite::{Client, rewrite};
 use super::upstream::{Upstream, prepare};
 use super::{Proxy, Route};
 use crate::access_log::Access;
@@ -18,7 +22,8 @@ use crate::addr::ClientAddr;
 use crate::failure::{Failure, Reason};
 use crate::metrics::OpenConnection;
 use crate::pods::Pod;
-use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io};
+use crate::policy::ClientTls;
+use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io, failure_of_stream};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
 pub(super) async fn serve(
@@ -50,6 +55,8 @@ pub(super) async fn serve(
 
 /// Most first messages at one go.
 const FIRST_READ: usize = 4096;
+/// How long close_notify may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 struct Connection {
     route: Arc<Route>,
@@ -76,7 +83,7 @@ impl Connection {
         }
     }
 
-    /// Decide, connect, relay.
+    /// Decide, connect, relay or rewrite.
     async fn run(
         &mut self,
         proxy: &Proxy,
@@ -103,17 +110,21 @@ impl Connection {
             netns: &proxy.dialer.netns,
             may_have_said_all: protocol == Some(Protocol::Other) && !opening.first.is_empty(),
         };
+        let wrap = self.route.options().client_tls == ClientTls::Wrap;
         let alpn = match protocol {
-            Some(Protocol::Tls) => {
+            Some(Protocol::Tls) if !wrap => {
                 self.route.metrics.passthrough("already_tls");
                 let stream = departure.or(upstream.plain()).await?;
                 return self.pass_through(client, stream, opening.first).await;
             }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
-            Some(Protocol::Other) | None => Alpn::None,
+            Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
+            Ok(stream) if alpn != Alpn::None && self.rewrites_host() => {
+                self.rewrite(client, stream, opening.first).await
+            }
             Ok(stream) => self.relay_secured(client, stream, opening).await,
             Err(failure) => {
                 refuse(client, protocol, &opening.first, Answer::to(failure.reason)).await;
@@ -122,17 +133,21 @@ impl Connection {
         }
     }
 
+    fn note_session(&mut self, stream: &ServerStream) {
+        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
+        let session = Session::of(stream);
+        self.access.tls_version = Some(session.version);
+        self.access.cipher = Some(session.cipher_suite);
+        self.access.resumed = Some(session.resumed);
+    }
+
     async fn relay_secured(
         &mut self,
         mut client: TcpStream,
         mut stream: Box<ServerStream>,
         opening: Opening,
     ) -> Result<(), Failure> {
-        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
-        let session = Session::of(&stream);
-        self.access.tls_version = Some(session.version);
-        self.access.cipher = Some(session.cipher_suite);
-        self.access.resumed = Some(session.resumed);
+        self.note_session(&stream);
         let Opening {
             protocol,
             first,
@@ -141,7 +156,17 @@ impl Connection {
         let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
         let mut recorded = Recorded::new(&mut client, record);
         let (sent, received) = (&mut self.sent, &mut self.received);
-        let end = relay(&mut recorded, &mut *stream, first, greeting, sent, received).await;
+        let idle = self.route.options().idle_timeout;
+        let end = relay(
+            &mut recorded,
+            &mut *stream,
+            first,
+            greeting,
+            sent,
+            received,
+            idle,
+        )
+        .await;
         let record = recorded.into_record();
         match end {
             End::Clean => {
@@ -149,9 +174,14 @@ impl Connection {
                 Ok(())
             }
             End::Client(error) => Err(client_gone(&error)),
+            End::Idle => {
+                let _ = timeout(FAREWELL, stream.shutdown()).await;
+                close(client);
+                Err(idle_for(idle))
+            }
             End::Upstream(error) => {
-                let failure = failure_from_io(&error, Stage::Relay);
-                if received.bytes == 0 {
+                let failure = failure_of_stream(&error, &stream);
+                if received.bytes() == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
                     let read = record.unwrap_or_default();
                     refuse(client, protocol, &read, Answer::to(failure.reason)).await;
@@ -160,6 +190,28 @@ impl Connection {
                 }
                 Err(failure)
             }
+        }
+    }
+
+    fn rewrites_host(&self) -> bool {
+        let plan = self.route.target.plan.as_ref();
+        plan.is_ok_and(|plan| plan.options.rewrite_host)
+    }
+
+    /// The client speaks HTTP, and its requests get the policy's hostname.
+    async fn rewrite(
+        &mut self,
+        client: TcpStream,
+        stream: Box<ServerStream>,
+        first: Vec<u8>,
+    ) -> Result<(), Failure> {
+        self.note_session(&stream);
+        let client = Client::new(first, client, self.sent.clone(), self.received.clone());
+        let hostname = self.access.sni.clone().unwrap_or_default();
+        let limit = self.route.options().idle_timeout;
+        tokio::select! {
+            ended = rewrite(client, stream, &hostname) => ended,
+            () = until_idle(&self.sent, &self.received, limit) => Err(idle_for(limit)),
         }
     }
 
@@ -173,13 +225,29 @@ impl Connection {
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
         let (sent, received) = (&mut self.sent, &mut self.received);
-        match relay(&mut client, &mut stream, first, Vec::new(), sent, received).await {
+        let idle = self.route.options().idle_timeout;
+        match relay(
+            &mut client,
+            &mut stream,
+            first,
+            Vec::new(),
+            sent,
+            received,
+            idle,
+        )
+        .await
+        {
             End::Clean => {
                 close(client);
                 close(stream);
                 Ok(())
             }
             End::Client(error) => Err(client_gone(&error)),
+            End::Idle => {
+                close(client);
+                close(stream);
+                Err(idle_for(idle))
+            }
             End::Upstream(error) => {
                 reset_after_flush(client).await;
                 Err(failure_from_io(&error, Stage::Relay))
@@ -188,9 +256,10 @@ impl Connection {
     }
 
     fn finish(mut self, ended: Result<(), Failure>) {
-        self.access.sent_bytes = self.sent.bytes;
-        self.access.received_bytes = self.received.bytes;
+        self.access.sent_bytes = self.sent.bytes();
+        self.access.received_bytes = self.received.bytes();
         match ended {
+            Ok(()) if self.route.options().quiet => self.access.leave_out(),
             Ok(()) => self.access.succeed(),
             Err(failure) => {
                 self.route.record_failure(&failure);
@@ -257,6 +326,14 @@ async fn complete(
 
 fn too_much(detail: &str) -> Failure {
     Failure::new(Reason::ClientLimit, detail)
+}
+
+fn idle_for(limit: Option<Duration>) -> Failure {
+    let limit = limit.unwrap_or_default();
+    Failure::new(
+        Reason::IdleTimeout,
+        format!("no byte from either side for {limit:?}"),
+    )
 }
 
 fn client_gone(error: &io::Error) -> Failure {

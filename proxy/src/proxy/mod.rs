@@ -1,13 +1,16 @@
-//! The data plane. The way of one connection: accept (here) → decide → connect (`upstream`) → relay.
+//! The data plane. The way of one connection: accept (here) → decide → connect (`upstream`) → relay or
+//! rewrite.
 
 mod connection;
 mod decide;
 mod departure;
 mod head;
 mod limit;
+mod names;
 mod record;
 mod relay;
 mod respond;
+mod rewrite;
 mod route;
 mod upstream;
 
@@ -23,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional};
+pub use self::names::Names;
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Route, Routes};
 pub use self::upstream::{Dialer, probe};

@@ -1,13 +1,17 @@
 //! Copies bytes both ways until both ends are done. Each direction closes on its own (half-close), waits for its writer
 //! (backpressure), and what was read is written before an error is told.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// One TLS record's worth (RFC 8446 section 5.1).
 const BUFFER: usize = 16 * 1024;
@@ -21,24 +25,31 @@ pub(super) enum End {
     Client(io::Error),
     /// The upstream connection failed, or ended without close_notify.
     Upstream(io::Error),
+    /// Neither side sent a byte for as long as the policy allows.
+    Idle,
 }
 
 /// Bytes moved, of this connection and of all of its target's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tally {
-    /// Of this connection.
-    pub bytes: u64,
+    bytes: Arc<AtomicU64>,
     total: IntCounter,
 }
 
 impl Tally {
     /// Starts at zero; `total` goes on.
     pub(super) fn new(total: IntCounter) -> Self {
-        Self { bytes: 0, total }
+        let bytes = Arc::default();
+        Self { bytes, total }
     }
 
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    /// Of this connection.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.total.inc_by(bytes as u64);
     }
 }
@@ -51,7 +62,9 @@ pub(super) async fn relay(
     greeting: Vec<u8>,
     sent: &mut Tally,
     received: &mut Tally,
+    idle_timeout: Option<Duration>,
 ) -> End {
+    let mut idle = idle_timeout.map(Idle::new);
     let mut up = Direction::new(first);
     let mut down = Direction::new(greeting);
     let mut unwritten = None;
@@ -67,16 +80,61 @@ pub(super) async fn relay(
             }
         }
         match down.poll(cx, upstream, client, received) {
-            Poll::Pending => Poll::Pending,
             Poll::Ready(Err(Failed::Read(error))) => {
-                Poll::Ready(End::Upstream(cause(error, unwritten.take())))
+                return Poll::Ready(End::Upstream(cause(error, unwritten.take())));
             }
-            Poll::Ready(Err(Failed::Write(error))) => Poll::Ready(End::Client(error)),
-            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => Poll::Ready(End::Clean),
-            Poll::Ready(Ok(())) => Poll::Pending,
+            Poll::Ready(Err(Failed::Write(error))) => return Poll::Ready(End::Client(error)),
+            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => {
+                return Poll::Ready(End::Clean);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        match &mut idle {
+            Some(idle) => idle.poll(cx, sent.bytes() + received.bytes()),
+            None => Poll::Pending,
         }
     })
     .await
+}
+
+/// Ends when no byte was moved for `limit`, or a quarter longer; without one never. For what moves bytes elsewhere.
+pub(super) async fn until_idle(sent: &Tally, received: &Tally, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return pending().await;
+    };
+    let (mut moved, mut since) = (0, Instant::now());
+    while since.elapsed() < limit {
+        sleep(limit / 4).await;
+        let now = sent.bytes() + received.bytes();
+        if now != moved {
+            (moved, since) = (now, Instant::now());
+        }
+    }
+}
+
+/// Runs out when no byte was moved for a while.
+struct Idle {
+    limit: Duration,
+    moved: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            moved: 0,
+            timer: Box::pin(sleep(limit)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<End> {
+        if moved != self.moved {
+            self.moved = moved;
+            self.timer.as_mut().reset(Instant::now() + self.limit);
+        }
+        self.timer.as_mut().poll(cx).map(|()| End::Idle)
+    }
 }
 
 /// A failed write takes the socket's error, such as a reset: the read after it finds a bare end.

@@ -126,14 +126,14 @@ proptest! {
             let (mut sent, mut received) = (tally(), tally());
             let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
-                relay(&mut client_end, &mut upstream_end, first, greeting, &mut sent, &mut received),
+                relay(&mut client_end, &mut upstream_end, first, greeting, &mut sent, &mut received, None),
                 exchange(client, up[early..].to_vec()),
                 exchange(upstream, down[early_down..].to_vec()),
             );
             assert!(matches!(end, End::Clean));
             assert_eq!(got_up, up);
             assert_eq!(got_down, down);
-            assert_eq!((sent.bytes, received.bytes), (up.len() as u64, down.len() as u64));
+            assert_eq!((sent.bytes(), received.bytes()), (up.len() as u64, down.len() as u64));
         });
     }
 }
@@ -163,11 +163,43 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         Vec::new(),
         &mut sent,
         &mut received,
+        None,
     );
     let (end, request, answer) = tokio::join!(relayed, server, asker);
     assert!(matches!(end, End::Clean));
     assert_eq!(
         (&request[..], &answer[..]),
         (&b"question"[..], &b"answer"[..])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_is_counted_from_the_last_byte_of_either_side() {
+    let (mut client, mut client_end) = duplex(64);
+    let (mut upstream_end, mut server) = duplex(64);
+    let (mut sent, mut received) = (tally(), tally());
+    let second = Duration::from_secs(1);
+    let started = Instant::now();
+    let relayed = relay(
+        &mut client_end,
+        &mut upstream_end,
+        Vec::new(),
+        Vec::new(),
+        &mut sent,
+        &mut received,
+        Some(second),
+    );
+    let talk = async {
+        tokio::time::sleep(second * 3 / 4).await;
+        client.write_all(b"a").await.unwrap();
+        tokio::time::sleep(second * 3 / 4).await;
+        server.write_all(b"b").await.unwrap();
+    };
+    let (end, ()) = tokio::join!(relayed, talk);
+    assert!(matches!(end, End::Idle));
+    let lasted = started.elapsed();
+    assert!(
+        (second * 5 / 2..second * 13 / 5).contains(&lasted),
+        "{lasted:?}"
     );
 }

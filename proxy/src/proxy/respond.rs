@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use hyper::StatusCode;
 
+pub(super) use self::http2::response;
 use super::decide::Protocol;
 use crate::failure::Reason;
 use crate::sys;
@@ -30,6 +31,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The request is not HTTP as it must be.
+    pub(super) const BAD_REQUEST: Self = Self {
+        status: StatusCode::BAD_REQUEST,
+        text: "nodetls: a bad request",
+    };
     /// The request's head did not come in time.
     pub(super) const TOO_SLOW: Self = Self {
         status: StatusCode::REQUEST_TIMEOUT,
@@ -44,10 +50,12 @@ impl Answer {
     /// The connection failed for `reason`, before any byte of the server's answer was relayed.
     pub(super) fn to(reason: Reason) -> Self {
         match reason {
-            Reason::PolicyRefused | Reason::NoEndpoints => Self {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: "nodetls: this Service can't be reached securely",
-            },
+            Reason::PolicyRefused | Reason::NoEndpoints | Reason::ClientCertificateUnusable => {
+                Self {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    text: "nodetls: this Service can't be reached securely",
+                }
+            }
             _ => Self {
                 status: StatusCode::BAD_GATEWAY,
                 text: "nodetls: no secure connection to this Service",

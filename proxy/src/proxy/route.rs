@@ -2,16 +2,18 @@
 //! connection, which then keeps it to its end.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use nodetls_ebpf::IdRange;
 
+use super::names::Names;
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
-use crate::policy::{ObjectName, Target, Upstream};
+use crate::policy::{ObjectName, Options, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -22,7 +24,7 @@ pub struct Route {
     pub original_dst: OriginalDst,
     /// What the policy compiler made of it.
     pub target: Arc<Target>,
-    /// Originates its TLS; or why there is none.
+    /// Originates its TLS, without a client certificate; or why there is none.
     pub tls: Result<Arc<TlsClient>, Failure>,
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,
@@ -73,22 +75,45 @@ impl Route {
         }
     }
 
-    /// Where to dial, in the order to try.
-    pub fn upstream_addresses(&self) -> Vec<UpstreamAddr> {
-        match &self.target.upstream {
-            Upstream::ServiceAddress => vec![UpstreamAddr(self.original_dst.0)],
-            Upstream::Endpoints(endpoints) => {
-                let count = endpoints.len().max(1);
-                let first = self.next_endpoint.fetch_add(1, Ordering::Relaxed) % count;
-                let (late, early) = endpoints.split_at(first.min(endpoints.len()));
-                early
-                    .iter()
-                    .chain(late)
-                    .copied()
-                    .map(UpstreamAddr)
-                    .collect()
-            }
+    /// What its policy's options ask for; of a refused one nothing.
+    pub fn options(&self) -> &Options {
+        static NONE: LazyLock<Options> = LazyLock::new(Options::default);
+        match &self.target.plan {
+            Ok(origination) => &origination.options,
+            Err(_) => &NONE,
         }
+    }
+
+    /// Where to dial, in the order to try; empty if no endpoint is ready. An external host is looked up within `limit`.
+    ///
+    /// # Errors
+    /// As [`Names::addresses`].
+    pub(super) async fn upstream_addresses(
+        &self,
+        names: &Names,
+        limit: Duration,
+    ) -> Result<Vec<UpstreamAddr>, Failure> {
+        let addresses = match &self.target.upstream {
+            Upstream::ServiceAddress => vec![self.original_dst.0],
+            Upstream::Endpoints(endpoints) => self.in_turn(endpoints.clone()),
+            Upstream::Host { name, port } => {
+                let found = names.addresses(name, limit).await?.into_iter();
+                let found = found.map(|ip| SocketAddr::new(ip, *port)).collect();
+                let mut addresses = self.in_turn(found);
+                // Most pods have IPv4, not all have IPv6.
+                addresses.sort_by_key(SocketAddr::is_ipv6);
+                addresses
+            }
+        };
+        Ok(addresses.into_iter().map(UpstreamAddr).collect())
+    }
+
+    /// Each connection begins with another one.
+    fn in_turn(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let turn = self.next_endpoint.fetch_add(1, Ordering::Relaxed);
+        let first = turn % addresses.len().max(1);
+        addresses.rotate_left(first);
+        addresses
     }
 
     /// Counts a connection that failed, and remembers why if it was the TLS handshake.
@@ -143,10 +168,10 @@ pub struct Routes {
 
 impl Routes {
     /// The target that a redirected connection's local address claims; both id and port must match.
-    pub fn claimed(&self, local: std::net::SocketAddr) -> Option<&Arc<Route>> {
+    pub fn claimed(&self, local: SocketAddr) -> Option<&Arc<Route>> {
         let last_word = match local {
-            std::net::SocketAddr::V4(v4) => v4.ip().to_bits(),
-            std::net::SocketAddr::V6(v6) => v6.ip().to_bits() as u32,
+            SocketAddr::V4(v4) => v4.ip().to_bits(),
+            SocketAddr::V6(v6) => v6.ip().to_bits() as u32,
         };
         self.by_id
             .get(&self.ids.id(last_word)?)

@@ -1,6 +1,7 @@
 //! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
 //! we know what the client speaks, or earlier, when the server might speak first.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,13 +12,15 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::names::Names;
 use super::route::Route;
 use crate::addr::UpstreamAddr;
 use crate::failure::{Failure, Reason};
+use crate::identity::Identities;
 use crate::pods::Pod;
 use crate::pods::netns::{NetnsThread, tcp_socket};
 use crate::redirect::OwnSockets;
-use crate::tls::{Alpn, ServerStream, Stage as TlsStage, failure_from_io};
+use crate::tls::{Alpn, ServerStream, TlsClient, failure_of_stream};
 
 /// After this long a silence of the client's we find out whether the server speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -34,10 +37,14 @@ pub struct Dialer {
     pub netns: NetnsThread,
     /// Marks them, so that their connect is not turned back to us.
     pub own_sockets: Arc<OwnSockets>,
-    /// For the TCP connection.
+    /// Finds the addresses of external hosts.
+    pub names: Names,
+    /// For the TCP connection to one address, and for the look-up of an external host's.
     pub connect_timeout: Duration,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
+    /// For policies that ask for a client certificate.
+    pub identities: Identities,
 }
 
 type Step<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
@@ -55,6 +62,8 @@ pub(super) struct Upstream {
     dialer: Arc<Dialer>,
     pod: Arc<Pod>,
     route: Arc<Route>,
+    /// What secures it, once that is known.
+    tls: Option<Result<Arc<TlsClient>, Failure>>,
     stage: Stage,
 }
 
@@ -66,6 +75,7 @@ impl Upstream {
             dialer,
             pod,
             route,
+            tls: None,
             stage,
         }
     }
@@ -75,15 +85,18 @@ impl Upstream {
     /// Safe to cancel.
     pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
         let silence = Instant::now() + SILENCE;
-        if self.route.tls.is_ok() {
+        if self.tls().await.is_ok() {
             self.dialled_stage().await;
+            if self.route.options().client_first {
+                return pending().await;
+            }
             sleep_until(silence).await;
             self.secured_stage(Alpn::None).await;
             if let Stage::Secured(stream) = &mut self.stage {
                 match stream.read_buf(greeting).await {
                     Ok(_) => return,
                     Err(error) => {
-                        self.stage = Stage::Failed(failure_from_io(&error, TlsStage::Relay))
+                        self.stage = Stage::Failed(failure_of_stream(&error, stream));
                     }
                 }
             }
@@ -109,9 +122,7 @@ impl Upstream {
 
     /// The verified TLS connection. One that was secured speculatively serves only where no ALPN is wanted.
     pub(super) async fn secured(mut self, alpn: Alpn) -> Result<Box<ServerStream>, Failure> {
-        if let Err(failure) = &self.route.tls {
-            return Err(failure.clone());
-        }
+        self.tls().await?;
         let speculative = matches!(self.stage, Stage::Handshaking(_) | Stage::Secured(_));
         if speculative && alpn != Alpn::None {
             self.redial();
@@ -128,6 +139,26 @@ impl Upstream {
         }
     }
 
+    /// The TLS client for this connection: the route's; or, if the policy says so, one that shows the identity of the pod's
+    /// own namespace. Safe to cancel.
+    async fn tls(&mut self) -> Result<Arc<TlsClient>, Failure> {
+        if let Some(known) = &self.tls {
+            return known.clone();
+        }
+        let tls = match (
+            &self.route.tls,
+            self.route.options().client_certificate.as_deref(),
+        ) {
+            (Ok(anonymous), Some(secret)) => {
+                let identity = self.dialer.identities.of(&self.pod, secret).await;
+                identity.map(|identity| identity.client(anonymous))
+            }
+            (tls, _) => tls.clone(),
+        };
+        self.tls = Some(tls.clone());
+        tls
+    }
+
     fn redial(&mut self) {
         self.stage = Stage::Dialling(dial(&self.dialer, &self.pod, &self.route));
     }
@@ -140,12 +171,16 @@ impl Upstream {
 
     async fn secured_stage(&mut self, alpn: Alpn) {
         if matches!(self.stage, Stage::Dialled(_)) {
+            let tls = self.tls().await;
             let placeholder = Stage::Failed(Failure::new(
                 Reason::Internal,
                 "a handshake was not started",
             ));
             if let Stage::Dialled(stream) = std::mem::replace(&mut self.stage, placeholder) {
-                self.stage = Stage::Handshaking(self.handshake(stream, alpn));
+                self.stage = match tls {
+                    Ok(client) => Stage::Handshaking(self.handshake(client, stream, alpn)),
+                    Err(failure) => Stage::Failed(failure),
+                };
             }
         }
         if let Stage::Handshaking(step) = &mut self.stage {
@@ -156,11 +191,17 @@ impl Upstream {
         }
     }
 
-    fn handshake(&self, stream: TcpStream, alpn: Alpn) -> Step<ServerStream> {
-        let (route, limit) = (Arc::clone(&self.route), self.dialer.handshake_timeout);
+    fn handshake(
+        &self,
+        client: Arc<TlsClient>,
+        stream: TcpStream,
+        alpn: Alpn,
+    ) -> Step<ServerStream> {
+        let route = Arc::clone(&self.route);
+        let limit = route.options().handshake_timeout;
+        let limit = limit.unwrap_or(self.dialer.handshake_timeout);
         Box::pin(async move {
             let started = Instant::now();
-            let client = route.tls.as_ref().map_err(Clone::clone)?;
             let result = client.handshake(stream, alpn, limit).await;
             route.record_handshake(started.elapsed(), result.as_ref().ok());
             result
@@ -168,23 +209,29 @@ impl Upstream {
     }
 }
 
-/// Makes a verified TLS connection to a route's upstream and ends it.
+/// Makes a verified TLS connection to a route's upstream and ends it. No pod's identity is shown: that a server asks for one
+/// is no failure where the policy has one.
 ///
 /// # Errors
 /// Why there can be none; what is of the handshake is also shown by [`super::Routes::failing`].
 pub async fn probe(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Result<(), Failure> {
     let connect = async {
-        let upstream = Upstream::new(dialer, pod, Arc::clone(&route));
+        let mut upstream = Upstream::new(dialer, pod, Arc::clone(&route));
+        upstream.tls = Some(route.tls.clone());
         let mut stream = upstream.secured(Alpn::None).await?;
         // TLS 1.3's alert for a missing client certificate comes after the handshake.
         match timeout(ALERT, stream.read_u8()).await {
             Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                Err(failure_from_io(&error, TlsStage::Relay))
+                Err(failure_of_stream(&error, &stream))
             }
             _ => Ok(()),
         }
     };
-    let result = connect.await;
+    let mut result: Result<(), Failure> = connect.await;
+    let asked = |failure: &mut Failure| failure.reason == Reason::ClientCertificateRequired;
+    if route.options().client_certificate.is_some() && result.as_mut().is_err_and(asked) {
+        result = Ok(());
+    }
     if let Err(failure) = &result {
         route.show_failure(failure);
     }
@@ -196,12 +243,18 @@ fn dial(dialer: &Arc<Dialer>, pod: &Arc<Pod>, route: &Arc<Route>) -> Step<TcpStr
     Box::pin(async move {
         let detail = format!("Service {} has no ready endpoint", route.target.service);
         let mut failure = Failure::new(Reason::NoEndpoints, detail);
-        for address in route.upstream_addresses() {
+        let limit = route.options().connect_timeout;
+        let limit = limit.unwrap_or(dialer.connect_timeout);
+        for address in route.upstream_addresses(&dialer.names, limit).await? {
             let attempt = dial_one(&dialer, &pod, address);
-            match timeout(dialer.connect_timeout, attempt).await {
+            let error = match timeout(limit, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => failure = Failure::connect(&error, address.0),
-                Err(_) => failure = Failure::connect(&io::ErrorKind::TimedOut.into(), address.0),
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            // That the pod has no IPv6 says nothing of the server.
+            if failure.reason == Reason::NoEndpoints || address.0.is_ipv4() {
+                failure = Failure::connect(&error, address.0);
             }
         }
         Err(failure)

@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 use super::look::{Found, settled_look};
 use super::manifest::{self, Manifest, Problem};
 use super::{FileError, Update};
-use crate::policy::Objects;
+use crate::identity::TlsSecret;
+use crate::policy::{ObjectName, Objects};
 use crate::watch_dir::{DirWatcher, WatchError};
 
 mod merge;
@@ -50,6 +51,8 @@ struct Tracked {
     seen: Option<u64>,
     /// In force.
     objects: Objects,
+    /// As well.
+    secrets: BTreeMap<ObjectName, TlsSecret>,
     problems: Vec<Problem>,
     /// Whether `objects` are of an earlier content than `problems`.
     kept: bool,
@@ -97,7 +100,10 @@ impl Files {
             self.scan().await;
             self.dirty = false;
             let update = self.update();
-            if (&update.objects, &update.errors) != (&self.last.objects, &self.last.errors) {
+            let (new, last) = (&update, &self.last);
+            if (&new.objects, &new.secrets, &new.errors)
+                != (&last.objects, &last.secrets, &last.errors)
+            {
                 self.last = update.clone();
                 return update;
             }
@@ -184,6 +190,7 @@ impl Tracked {
                 self.kept = !manifest.problems.is_empty() && self.seen.is_some();
                 if !self.kept {
                     self.objects = manifest.objects;
+                    self.secrets = manifest.secrets;
                 }
                 self.problems = manifest.problems;
                 self.seen = Some(digest);

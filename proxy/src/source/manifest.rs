@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::identity::TlsSecret;
 use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 
 /// What a file holds.
@@ -15,6 +17,8 @@ use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 pub(super) struct Manifest {
     /// The objects that could be read.
     pub(super) objects: Objects,
+    /// What Secrets have for client certificates; apart, since it is secret.
+    pub(super) secrets: BTreeMap<ObjectName, TlsSecret>,
     /// The documents that could not.
     pub(super) problems: Vec<Problem>,
 }
@@ -71,8 +75,11 @@ impl Manifest {
             Err(cause) => self.refuse(document, Some(kind), cause.to_owned()),
             Ok(name) => {
                 let object = format!("{kind} {name}");
-                if let Err(cause) = store(&mut self.objects, name, value) {
-                    self.refuse(document, Some(object), cause);
+                let secret = (kind == CaKind::Secret.as_str())
+                    .then(|| (name.clone(), TlsSecret::of_manifest(&value)));
+                match store(&mut self.objects, name, value) {
+                    Ok(()) => self.secrets.extend(secret),
+                    Err(cause) => self.refuse(document, Some(object), cause),
                 }
             }
         }
@@ -106,6 +113,11 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
         ("v1", "Secret") => {
             Some(|to, name, value| insert_ca(to, CaKind::Secret, name, secret(&value)?))
         }
+        ("certificates.k8s.io/v1beta1", "ClusterTrustBundle") => Some(|to, name, value| {
+            let bundle: ClusterTrustBundle = read(value)?;
+            let name = ObjectName::new("", name.name);
+            insert_ca(to, CaKind::ClusterTrustBundle, name, bundle.into())
+        }),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             Some(|to, name, value| insert(&mut to.endpoint_slices, name, value))
         }
@@ -118,6 +130,9 @@ fn store(api_version: &str, kind: &str) -> Option<Store> {
             Some(|_, _, _| wrong_head("gateway.networking.k8s.io/v1", "BackendTLSPolicy"))
         }
         (_, "EndpointSlice") => Some(|_, _, _| wrong_head("discovery.k8s.io/v1", "EndpointSlice")),
+        (_, "ClusterTrustBundle") => {
+            Some(|_, _, _| wrong_head("certificates.k8s.io/v1beta1", "ClusterTrustBundle"))
+        }
         (_, "Service") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Service")),
         (_, "ConfigMap") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "ConfigMap")),
         (_, "Secret") if group.is_empty() => Some(|_, _, _| wrong_head("v1", "Secret")),
@@ -177,7 +192,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| error.to_string())
 }
 
-/// Looks at `ca.crt` alone: the rest is secret, and in a repository often encrypted, which the API would refuse.
+/// Looks at `ca.crt` alone: the rest is in a repository often encrypted, which the API would refuse.
 fn secret(value: &Value) -> Result<CaObject, String> {
     let (data, texts) = (&value["data"], &value["stringData"]);
     // Errors don't quote: it is secret.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::identity::TlsSecret;
 use crate::policy::{ObjectName, Objects};
 
 mod files;
@@ -37,6 +38,9 @@ impl Source {
 pub struct Update {
     /// Every object in force.
     pub objects: Objects,
+    /// What the Secrets of manifests have for client certificates. A cluster's are watched elsewhere
+    /// ([`Keeper`](crate::identity::Keeper)).
+    pub secrets: BTreeMap<ObjectName, TlsSecret>,
     /// What was refused, in the order of the file names.
     pub errors: Vec<FileError>,
     /// False when some may be missing that were in force before: something can't be read, or they are the last run's.

@@ -165,8 +165,12 @@ fn row(target: &policy::Target) -> Target {
         subject_alt_names: names.unwrap_or_default(),
         ca: plan.map(|plan| ca(&plan.roots)),
         endpoints: match &target.upstream {
-            Upstream::ServiceAddress => None,
+            Upstream::ServiceAddress | Upstream::Host { .. } => None,
             Upstream::Endpoints(endpoints) => Some(endpoints.clone()),
+        },
+        external_host: match &target.upstream {
+            Upstream::Host { name, port } => Some(format!("{name}:{port}")),
+            _ => None,
         },
         open: 0,
     }

@@ -110,6 +110,7 @@ fn from_pins(pins: &Path, admin: SocketAddr, error: &anyhow::Error) -> Result<St
         subject_alt_names: Vec::new(),
         ca: None,
         endpoints: None,
+        external_host: None,
         open: 0,
     };
     let addresses = view.map(|view| view.targets()).unwrap_or_default();

@@ -145,8 +145,10 @@ pub struct Target {
     pub subject_alt_names: Vec<String>,
     /// Whom the policy trusts.
     pub ca: Option<Ca>,
-    /// Where connections go; none when that is left to the Service's own address.
+    /// Where connections go; none when that is left to the Service's own address, or to an external host's.
     pub endpoints: Option<Vec<SocketAddr>>,
+    /// The external host that connections go to, with its port.
+    pub external_host: Option<String>,
     /// Connections open now.
     pub open: u64,
 }

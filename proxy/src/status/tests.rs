@@ -51,6 +51,7 @@ fn healthy() -> Status {
                 subjects: vec!["\"test CA\"".to_owned()],
             }),
             endpoints: Some(["10.99.0.2:8443".parse().unwrap()].into()),
+            external_host: None,
             open: 2,
         }],
         connects: vec![
@@ -333,7 +334,7 @@ fn the_page_tells_what_the_agent_knows() {
     let pem = params.self_signed(&key).unwrap().pem();
     let live = Live::default();
     let publish = |pem: &str| {
-        let compiled = compile(&objects(pem), None);
+        let compiled = compile(&objects(pem), &Default::default());
         live.update(|facts| {
             facts.snapshot = Arc::new(compiled.snapshot);
             facts.policies = compiled.statuses.into();

@@ -195,7 +195,11 @@ fn target(target: &Target) -> [String; 8] {
         or_dash(target.policy.as_ref()),
         or_dash(target.hostname.as_ref()),
         or_dash(ca),
-        or_dash(endpoints.map(|endpoints| listed(endpoints))),
+        or_dash(
+            endpoints
+                .map(|endpoints| listed(endpoints))
+                .or_else(|| target.external_host.clone()),
+        ),
         target.open.to_string(),
     ]
 }

@@ -8,27 +8,29 @@ use std::time::Duration;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::client_certificate::ClientCertificate;
 use super::error::{handshake_failure, handshake_timeout, no_common_alpn};
 use super::identity::server_name;
 use super::observed::{OBSERVED, Observed, Observing};
 use super::verifier::Verifier;
 use crate::failure::{Failure, Reason};
-use crate::policy::Origination;
+use crate::policy::{Options, Origination, TlsVersion};
 
 /// One for all clients: its tables are the same for every policy.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(default_provider()));
 
-/// The application protocol to offer (ALPN, RFC 7301).
+/// The application protocol to offer (ALPN, RFC 7301), where the policy's options name none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// `http/1.1`; a server that selects none will do.
@@ -39,13 +41,25 @@ pub enum Alpn {
     None,
 }
 
-/// A TLS client for one [`Origination`]. Sessions are resumed within it, per ALPN, and never outside of it.
+impl Alpn {
+    fn offered(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Http11 => vec![b"http/1.1".to_vec()],
+            Self::H2 => vec![b"h2".to_vec()],
+            Self::None => Vec::new(),
+        }
+    }
+}
+
+/// A TLS client for one [`Origination`] and at most one client certificate. Sessions are resumed within it, per ALPN, and
+/// never outside of it.
 #[derive(Debug)]
 pub struct TlsClient {
     server_name: ServerName<'static>,
     http11: Arc<ClientConfig>,
     h2: Arc<ClientConfig>,
     none: Arc<ClientConfig>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl TlsClient {
@@ -53,12 +67,33 @@ impl TlsClient {
     pub fn new(origination: &Origination) -> Result<Self, Failure> {
         let algorithms = PROVIDER.signature_verification_algorithms;
         let verifier = Arc::new(Verifier::new(origination, algorithms)?);
+        let options = &origination.options;
+        let config = |alpn| config(&verifier, options, alpn);
         Ok(Self {
             server_name: server_name(&origination.hostname)?,
-            http11: config(&verifier, &[b"http/1.1"])?,
-            h2: config(&verifier, &[b"h2"])?,
-            none: config(&verifier, &[])?,
+            http11: config(Alpn::Http11)?,
+            h2: config(Alpn::H2)?,
+            none: config(Alpn::None)?,
+            certificate: None,
         })
+    }
+
+    /// The same with a client certificate, and with sessions of its own: they would tell the server who connects.
+    #[must_use]
+    pub fn showing(&self, certificate: &Arc<ClientCertificate>) -> Self {
+        let config = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = Arc::clone(certificate) as _;
+            config.resumption = sessions();
+            Arc::new(config)
+        };
+        Self {
+            server_name: self.server_name.clone(),
+            http11: config(&self.http11),
+            h2: config(&self.h2),
+            none: config(&self.none),
+            certificate: Some(Arc::clone(certificate)),
+        }
     }
 
     /// Opens TLS on `io`, within `limit`.
@@ -76,38 +111,101 @@ impl TlsClient {
             Alpn::H2 => &self.h2,
             Alpn::None => &self.none,
         };
-        let connect = TlsConnector::from(Arc::clone(config))
-            .connect(self.server_name.clone(), Observing::new(io));
+        let connect = TlsConnector::from(Arc::clone(config)).connect(
+            self.server_name.clone(),
+            Observing::new(io, self.certificate.clone()),
+        );
+        let offered = config.alpn_protocols.as_slice();
         let explained = async {
             let result = timeout(limit, connect).await;
             OBSERVED.with(|seen| match result {
                 Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(handshake_failure(&error, &seen.borrow(), alpn)),
+                Ok(Err(error)) => Err(handshake_failure(
+                    &error,
+                    &seen.borrow(),
+                    offered,
+                    self.certificate.as_deref(),
+                )),
                 Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
             })
         };
         let stream = OBSERVED
             .scope(RefCell::new(Observed::default()), explained)
             .await?;
-        // rustls lets a server that selects none pass.
-        if alpn == Alpn::H2 && stream.get_ref().1.alpn_protocol().is_none() {
-            return Err(no_common_alpn(alpn, "the server selects none"));
+        // rustls lets a server that selects none pass; and the policy may have offered what the client does not speak.
+        match (alpn, stream.get_ref().1.alpn_protocol()) {
+            (Alpn::H2, None) if !offered.is_empty() => {
+                Err(no_common_alpn(offered, "the server selects none"))
+            }
+            (Alpn::H2, Some(selected)) if selected != b"h2" => {
+                let selected = String::from_utf8_lossy(selected);
+                Err(no_common_alpn(
+                    offered,
+                    &format!("the server selects {selected}"),
+                ))
+            }
+            (Alpn::Http11, Some(b"h2")) => Err(no_common_alpn(offered, "the server selects h2")),
+            _ => Ok(stream),
         }
-        Ok(stream)
     }
 }
 
-fn config(verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Failure> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&TLS13, &TLS12])
+fn config(
+    verifier: &Arc<Verifier>,
+    options: &Options,
+    alpn: Alpn,
+) -> Result<Arc<ClientConfig>, Failure> {
+    let mut config = ClientConfig::builder_with_provider(provider(options))
+        .with_protocol_versions(&versions(options))
         .map_err(|error| Failure::new(Reason::Internal, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_cert_resolver(Arc::new(NoClientCertificate));
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    // A client has one server name, for which rustls keeps up to 8 tickets.
-    config.resumption = Resumption::in_memory_sessions(8);
+    config.alpn_protocols = match &options.alpn {
+        Some(names) => names.iter().map(|name| name.clone().into_bytes()).collect(),
+        None => alpn.offered(),
+    };
+    config.resumption = sessions();
     Ok(Arc::new(config))
+}
+
+/// A client has one server name, for which rustls keeps up to 8 tickets.
+fn sessions() -> Resumption {
+    Resumption::in_memory_sessions(8)
+}
+
+/// The cipher suites and groups that the options name, in their order; else ours.
+fn provider(options: &Options) -> Arc<CryptoProvider> {
+    if options.cipher_suites.is_empty() && options.groups.is_empty() {
+        return Arc::clone(&PROVIDER);
+    }
+    let mut provider = CryptoProvider::clone(&PROVIDER);
+    if !options.cipher_suites.is_empty() {
+        let wanted = options.cipher_suites.iter();
+        let suites = wanted.filter_map(|name| {
+            let mut all = ALL_CIPHER_SUITES.iter();
+            all.find(|suite| suite.suite() == *name).copied()
+        });
+        provider.cipher_suites = suites.collect();
+    }
+    if !options.groups.is_empty() {
+        let wanted = options.groups.iter();
+        let groups = wanted.filter_map(|name| {
+            let mut all = ALL_KX_GROUPS.iter();
+            all.find(|group| group.name() == *name).copied()
+        });
+        provider.kx_groups = groups.collect();
+    }
+    Arc::new(provider)
+}
+
+fn versions(options: &Options) -> Vec<&'static SupportedProtocolVersion> {
+    let (min, max) = options.versions();
+    let all = [(TlsVersion::Tls13, &TLS13), (TlsVersion::Tls12, &TLS12)];
+    let wanted = all
+        .into_iter()
+        .filter(|(version, _)| (min..=max).contains(version));
+    wanted.map(|(_, version)| version).collect()
 }
 
 /// Has no certificate, but notes that one was asked for.

@@ -4,9 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
+use tokio_rustls::client::TlsStream;
 
-use super::Alpn;
-use super::observed::Observed;
+use super::client_certificate::ClientCertificate;
+use super::observed::{Observed, Observing};
 use crate::failure::{Failure, Reason, quoted};
 
 /// When an error of a TLS stream happened.
@@ -26,13 +27,32 @@ pub fn failure_from_io(error: &io::Error, stage: Stage) -> Failure {
     }
 }
 
-/// The same during the handshake, with what was seen of the server.
-pub(super) fn handshake_failure(error: &io::Error, seen: &Observed, alpn: Alpn) -> Failure {
+/// The failure behind an error of an established stream. With TLS 1.3 a server's word on our certificate comes only there.
+pub fn failure_of_stream<IO>(error: &io::Error, stream: &TlsStream<Observing<IO>>) -> Failure {
+    let certificate = stream.get_ref().0.certificate.as_deref();
+    let rejected = certificate.and_then(|shown| rejected(error, shown));
+    rejected.unwrap_or_else(|| failure_from_io(error, Stage::Relay))
+}
+
+/// The same during the handshake, with what was seen of the server, and what it was shown if it asked.
+pub(super) fn handshake_failure(
+    error: &io::Error,
+    seen: &Observed,
+    offered: &[Vec<u8>],
+    certificate: Option<&ClientCertificate>,
+) -> Failure {
     use AlertDescription as A;
     if let Some(words) = seen.plaintext() {
         return plaintext_server(&words);
     }
+    let shown = certificate.filter(|_| seen.certificate_requested);
+    if let Some(rejected) = shown.and_then(|shown| rejected(error, shown)) {
+        return rejected;
+    }
     match tls_error(error) {
+        Some(Error::AlertReceived(alert @ A::HandshakeFailure)) if let Some(shown) = shown => {
+            shown.rejected(&words(*alert))
+        }
         // TLS 1.2 servers have no alert of its own for it (RFC 5246 section 7.4.6).
         Some(Error::AlertReceived(A::HandshakeFailure | A::AccessDenied))
             if seen.certificate_requested =>
@@ -40,14 +60,14 @@ pub(super) fn handshake_failure(error: &io::Error, seen: &Observed, alpn: Alpn) 
             no_client_certificate()
         }
         Some(Error::AlertReceived(A::NoApplicationProtocol)) => no_common_alpn(
-            alpn,
+            offered,
             &format!(
                 "the server refuses it by {}",
                 words(A::NoApplicationProtocol)
             ),
         ),
         Some(Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)) => {
-            no_common_alpn(alpn, "the server selects another")
+            no_common_alpn(offered, "the server selects another")
         }
         _ => failure_from_io(error, Stage::Handshake),
     }
@@ -71,16 +91,36 @@ pub(super) fn handshake_timeout(limit: Duration, seen: &Observed) -> Failure {
 }
 
 /// The failure of a server that does not take the application protocol that was offered.
-pub(super) fn no_common_alpn(offered: Alpn, found: &str) -> Failure {
+pub(super) fn no_common_alpn(offered: &[Vec<u8>], found: &str) -> Failure {
     let offered = match offered {
-        Alpn::Http11 => "http/1.1",
-        Alpn::H2 => "h2",
-        Alpn::None => "none",
+        [] => "none".to_owned(),
+        names => String::from_utf8_lossy(&names.join(&b", "[..])).into_owned(),
     };
     Failure::new(
         Reason::NoCommonAlpn,
         format!("application protocol (ALPN) offered: {offered}; {found}"),
     )
+}
+
+/// The failure, if the error is a server's word on our certificate (RFC 8446 section 6.2).
+fn rejected(error: &io::Error, shown: &ClientCertificate) -> Option<Failure> {
+    use AlertDescription as A;
+    let Some(Error::AlertReceived(alert)) = tls_error(error) else {
+        return None;
+    };
+    let of_certificates = matches!(
+        alert,
+        A::BadCertificate
+            | A::NoCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::CertificateRequired
+            | A::UnknownCA
+            | A::AccessDenied
+    );
+    of_certificates.then(|| shown.rejected(&words(*alert)))
 }
 
 fn tls_error(error: &io::Error) -> Option<&Error> {
@@ -142,7 +182,7 @@ fn from_alert(alert: AlertDescription, stage: Stage) -> Failure {
     use AlertDescription as A;
     let words = words(alert);
     let (reason, detail) = match alert {
-        // We send no certificate, so what a server finds bad about it is that it is missing.
+        // Where we show none (else see `rejected`), what a server finds bad about it is that it is missing.
         A::CertificateRequired | A::BadCertificate | A::NoCertificate => {
             return no_client_certificate();
         }

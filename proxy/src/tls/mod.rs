@@ -2,6 +2,7 @@
 //! handshake or a stream failed.
 
 mod client;
+mod client_certificate;
 pub(crate) mod describe;
 mod error;
 mod identity;
@@ -10,12 +11,14 @@ mod session;
 mod system;
 #[cfg(test)]
 mod tests;
+mod v1;
 mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
-pub use error::{Stage, failure_from_io};
+pub use client_certificate::ClientCertificate;
+pub use error::{Stage, failure_from_io, failure_of_stream};
 pub use observed::Observing;
-pub use session::Session;
+pub use session::{Session, cipher_suite_name};
 pub use system::{SystemRoots, system_roots};
 
 /// A TLS stream to a server.

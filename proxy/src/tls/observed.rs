@@ -3,9 +3,12 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::client_certificate::ClientCertificate;
 
 /// How many of the server's first bytes are kept.
 const KEPT: usize = 48;
@@ -56,16 +59,20 @@ impl Observed {
 
 /// A connection whose first bytes are kept while its handshake goes on: rustls drops what it can't read.
 #[derive(Debug)]
-pub struct Observing<IO>(IO);
+pub struct Observing<IO> {
+    io: IO,
+    /// What is shown to a server that asks.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
+}
 
 impl<IO> Observing<IO> {
-    pub(super) fn new(io: IO) -> Self {
-        Self(io)
+    pub(super) fn new(io: IO, certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Self { io, certificate }
     }
 
     /// The connection itself.
     pub fn get_ref(&self) -> &IO {
-        &self.0
+        &self.io
     }
 }
 
@@ -76,7 +83,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Observing<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         // After the handshake there is nobody to tell.
         let _ = OBSERVED.try_with(|observed| {
             let first = &mut observed.borrow_mut().first;
@@ -93,7 +100,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observing<IO> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -101,18 +108,18 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Observing<IO> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bytes)
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -30,7 +30,7 @@ impl Session {
             },
             cipher_suite: connection
                 .negotiated_cipher_suite()
-                .map_or("none", |suite| cipher_suite(suite.suite())),
+                .map_or("none", |suite| cipher_suite_name(suite.suite())),
             group: connection
                 .negotiated_key_exchange_group()
                 .and_then(|group| group.name().as_str())
@@ -45,8 +45,8 @@ impl Session {
     }
 }
 
-/// rustls says `TLS13_…` where IANA says `TLS_…`.
-fn cipher_suite(suite: CipherSuite) -> &'static str {
+/// Its IANA name: rustls says `TLS13_…` where IANA says `TLS_…`.
+pub fn cipher_suite_name(suite: CipherSuite) -> &'static str {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",

@@ -1,8 +1,10 @@
 //! `wellKnownCACertificates: System`: the trust store of the machine.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 use crate::policy::CaBundle;
 
@@ -15,10 +17,27 @@ pub struct SystemRoots {
     pub problems: Vec<String>,
 }
 
-/// Reads the machine's trust store, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Blocks on files.
-pub fn system_roots() -> SystemRoots {
-    let found = rustls_native_certs::load_native_certs();
-    let problems = found.errors.iter().map(ToString::to_string).collect();
+/// Reads the machine's trust store, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name; `file` comes first, and the others
+/// only if it has no usable certificate. Blocks on files.
+pub fn system_roots(file: Option<&Path>) -> SystemRoots {
+    let mut problems = Vec::new();
+    if let Some(file) = file {
+        let found = load_certs_from_paths(Some(file), None);
+        let roots = read(found, Vec::new());
+        if roots.bundle.is_some() {
+            return roots;
+        }
+        problems = roots.problems;
+        problems.push(format!(
+            "{} has no usable CA certificate: this machine's own are taken",
+            file.display()
+        ));
+    }
+    read(load_native_certs(), problems)
+}
+
+fn read(found: CertificateResult, mut problems: Vec<String>) -> SystemRoots {
+    problems.extend(found.errors.iter().map(ToString::to_string));
     usable(found.certs, problems)
 }
 
@@ -65,6 +84,29 @@ mod tests {
 
     #[test]
     fn the_store_of_this_machine_is_stable() {
-        assert_eq!(system_roots().bundle, system_roots().bundle);
+        assert_eq!(system_roots(None).bundle, system_roots(None).bundle);
+    }
+
+    #[test]
+    fn a_file_takes_the_store_s_place_if_it_has_a_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca-certificates.crt");
+        let machine = system_roots(None).bundle;
+        for content in [None, Some("no certificate")] {
+            if let Some(content) = content {
+                std::fs::write(&file, content).unwrap();
+            }
+            let roots = system_roots(Some(&file));
+            assert_eq!(roots.bundle, machine);
+            let problems = roots.problems.join("; ");
+            assert!(
+                problems.contains("this machine's own are taken"),
+                "{problems}"
+            );
+        }
+        let ca = Ca::new("node");
+        std::fs::write(&file, ca.pem()).unwrap();
+        let roots = system_roots(Some(&file));
+        assert_eq!(roots.bundle.unwrap().certificates, [ca.der()]);
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod certificates;
+mod modes;
 mod names;
 mod openssl;
 mod sessions;
@@ -63,6 +64,10 @@ impl Ca {
 
     pub(super) fn der(&self) -> CertificateDer<'static> {
         self.certificate.der().clone()
+    }
+
+    pub(super) fn pem(&self) -> String {
+        self.certificate.pem()
     }
 
     fn issue(&self, params: &CertificateParams) -> Leaf {
@@ -150,6 +155,7 @@ fn origination(roots: &[CertificateDer<'static>]) -> Origination {
         roots: Arc::new(CaBundle {
             certificates: roots.to_vec(),
         }),
+        options: Default::default(),
     }
 }
 

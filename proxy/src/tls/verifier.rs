@@ -3,6 +3,8 @@
 //! Unlike rustls' own verifier, this one knows `subjectAltNames` with URIs, takes a self-signed certificate that
 //! is itself in the CA bundle, and explains every refusal.
 
+mod words;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +14,11 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::describe;
 use super::identity::{Identity, server_name};
-use crate::failure::{Failure, Reason, quoted};
-use crate::policy::{Origination, SubjectAltName};
+use super::{describe, v1};
+use crate::failure::{Failure, Reason};
+use crate::policy::{Origination, Pin, ValidationMode};
+use words::{bad, expired, not_for_servers, not_yet_valid, unusable};
 
 /// Verifies servers for one [`Origination`].
 #[derive(Debug)]
@@ -64,199 +67,154 @@ impl Verifier {
         sent: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Failure> {
-        let leaf = EndEntityCert::try_from(certificate).map_err(|e| unusable(certificate, &e))?;
-        if self.is_pinned(&leaf, certificate) {
-            check_pinned(certificate, now)?;
-        } else {
-            leaf.verify_for_usage(
+        match EndEntityCert::try_from(certificate) {
+            Ok(leaf) => {
+                self.verify_trust(&leaf, certificate, sent, now)?;
+                self.verify_name(&leaf, certificate)?;
+            }
+            Err(_) if self.takes_v1(certificate) => self.verify_v1(certificate, now)?,
+            Err(error) => return Err(unusable(certificate, &error)),
+        }
+        self.verify_fingerprint(certificate)
+    }
+
+    fn mode(&self) -> ValidationMode {
+        self.origination.options.validation_mode
+    }
+
+    fn verify_trust(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        certificate: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Failure> {
+        if self.mode() == ValidationMode::InsecureSkipVerification {
+            return Ok(());
+        }
+        if self.is_pinned(certificate) {
+            return self.check_pinned(certificate, now);
+        }
+        let mut at = now;
+        loop {
+            let verified = leaf.verify_for_usage(
                 self.algorithms.all,
                 &self.anchors,
                 sent,
-                now,
+                at,
                 KeyUsage::server_auth(),
                 None,
                 None,
-            )
-            .map_err(|error| self.untrusted(certificate, sent, error))?;
+            );
+            match verified {
+                Ok(_) => return Ok(()),
+                // As of the last moment at which this one was valid: that of each certificate comes once at most.
+                Err(webpki::Error::CertExpired { not_after, .. })
+                    if self.mode() == ValidationMode::InsecureAllowExpired && not_after < at =>
+                {
+                    at = not_after;
+                }
+                Err(error) => return Err(self.untrusted(certificate, sent, error)),
+            }
         }
-        if self.identities.iter().any(|identity| identity.is_of(&leaf)) {
+    }
+
+    fn verify_name(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(), Failure> {
+        let named = || self.identities.iter().any(|identity| identity.is_of(leaf));
+        if self.mode().skips_names() || named() {
             Ok(())
         } else {
             Err(self.misnamed(certificate))
         }
     }
 
-    /// Self-signed and itself in the bundle: what `openssl req -x509` makes, with CA:TRUE or not.
-    fn is_pinned(&self, leaf: &EndEntityCert<'_>, certificate: &CertificateDer<'_>) -> bool {
-        leaf.issuer() == leaf.subject() && self.origination.roots.certificates.contains(certificate)
+    /// Whether this is a certificate without names, and none are asked for.
+    fn takes_v1(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.mode().skips_names() && v1::is_v1(certificate)
     }
 
-    fn misnamed(&self, certificate: &CertificateDer<'_>) -> Failure {
-        let subject = describe::subject(certificate);
-        match describe::alt_names(certificate) {
-            Some(names) => Failure::new(
-                Reason::NameMismatch,
-                format!(
-                    "the server's certificate is for {names}, but the policy asks for {}",
-                    self.wanted()
-                ),
-            ),
-            None => Failure::new(
-                Reason::NoSubjectAltName,
-                format!("the server's certificate (CN {subject}) has no subjectAltName"),
-            ),
+    fn verify_v1(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Failure> {
+        if self.mode() == ValidationMode::InsecureSkipVerification {
+            return Ok(());
         }
-    }
-
-    fn wanted(&self) -> String {
-        let names = match self.origination.subject_alt_names.as_slice() {
-            [] => return quoted(&self.origination.hostname),
-            names => names.iter().map(|name| match name {
-                SubjectAltName::Hostname(name) | SubjectAltName::Uri(name) => quoted(name),
-            }),
-        };
-        names.collect::<Vec<_>>().join(" or ")
-    }
-
-    /// Words for the error of path building. `error` is the most specific one that webpki met on any path.
-    fn untrusted(
-        &self,
-        certificate: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
-        error: webpki::Error,
-    ) -> Failure {
-        use webpki::Error as E;
-        let subject = describe::subject(certificate);
-        match error {
-            E::UnknownIssuer => self.unknown_ca(certificate, sent),
-            // A CA of the right name but with another key. webpki names only one of the two algorithms that differ.
-            E::InvalidSignatureForPublicKey
-            | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Failure::new(
-                Reason::UnknownCa,
-                format!(
-                    "the chain of the server's certificate {subject} up to {} has a signature that the issuer's key \
-                     did not make (a CA created anew under its old name?)",
-                    describe::last_issuer(certificate, sent)
-                ),
-            ),
-            E::CertExpired { time, not_after } => expired(&subject, time, not_after),
-            E::CertNotValidYet { time, not_before } => not_yet_valid(&subject, time, not_before),
-            E::CaUsedAsEndEntity => Failure::new(
-                Reason::CaUsedAsLeaf,
-                format!("the server presents the CA certificate {subject} as its own"),
-            ),
-            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => not_for_servers(&subject),
-            E::UnsupportedSignatureAlgorithmContext(_) => bad(
-                &subject,
-                "its chain is signed with an algorithm that is not supported (SHA-1?)",
-            ),
-            E::NameConstraintViolation => {
-                bad(&subject, "its CA may not issue certificates for its names")
-            }
-            E::EndEntityUsedAsCa => bad(
-                &subject,
-                "a certificate in its chain is used as a CA but is none",
-            ),
-            other => bad(
-                &subject,
-                &format!("its chain does not verify: {}", quoted(&other.to_string())),
-            ),
+        if !self.is_pinned(certificate) {
+            let authorities = &self.origination.roots.certificates;
+            v1::verify_issued(certificate, authorities, &self.algorithms)
+                .map_err(|error| self.untrusted(certificate, &[], error))?;
         }
+        self.check_pinned(certificate, now)
     }
 
-    fn unknown_ca(&self, certificate: &CertificateDer<'_>, sent: &[CertificateDer<'_>]) -> Failure {
-        let subject = describe::subject(certificate);
-        let trusted = describe::subjects(&self.origination.roots.certificates);
-        let issued = if describe::is_self_issued(certificate) {
-            "is self-signed and not itself trusted".to_owned()
-        } else {
-            let issuer = describe::last_issuer(certificate, sent);
-            format!("was issued by {issuer}, which is not trusted")
+    fn verify_fingerprint(&self, certificate: &CertificateDer<'_>) -> Result<(), Failure> {
+        let pins = &self.origination.options.pins;
+        if pins.is_empty() {
+            return Ok(());
+        }
+        let parsed = describe::parse(certificate);
+        let spki = parsed.map(|parsed| sha256(parsed.public_key().raw));
+        let own = sha256(certificate);
+        let fits = |pin: &Pin| match pin {
+            Pin::Certificate(sum) => *sum == own,
+            Pin::PublicKey(sum) => Some(*sum) == spki,
         };
-        Failure::new(
-            Reason::UnknownCa,
-            format!("the server's certificate {subject} {issued}; trusted CAs: {trusted}"),
-        )
-    }
-}
-
-/// What webpki would check of a leaf whose trust needs no chain: dates and usage.
-fn check_pinned(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Failure> {
-    let subject = describe::subject(certificate);
-    let Some(parsed) = describe::parse(certificate) else {
-        return Err(bad(&subject, "it cannot be parsed"));
-    };
-    let validity = parsed.validity();
-    // A date before 1970 has passed whatever the clock says.
-    let seconds = |t: i64| UnixTime::since_unix_epoch(Duration::from_secs(t.max(0).unsigned_abs()));
-    let not_before = seconds(validity.not_before.timestamp());
-    let not_after = seconds(validity.not_after.timestamp());
-    if now < not_before {
-        return Err(not_yet_valid(&subject, now, not_before));
-    }
-    if now > not_after {
-        return Err(expired(&subject, now, not_after));
-    }
-    match parsed.extended_key_usage() {
-        Ok(None) => Ok(()),
-        Ok(Some(usage)) if usage.value.server_auth => Ok(()),
-        Ok(Some(_)) | Err(_) => Err(not_for_servers(&subject)),
-    }
-}
-
-/// Words for a leaf that webpki does not even read.
-fn unusable(certificate: &CertificateDer<'_>, error: &webpki::Error) -> Failure {
-    let subject = describe::subject(certificate);
-    match error {
-        webpki::Error::UnsupportedCertVersion => Failure::new(
-            Reason::NoSubjectAltName,
+        if pins.iter().any(fits) {
+            return Ok(());
+        }
+        let (subject, spki) = (describe::subject(certificate), spki.unwrap_or_default());
+        Err(Failure::new(
+            Reason::PinMismatch,
             format!(
-                "the server's certificate (CN {subject}) is X.509 v1, which has no subjectAltName"
+                "the server's certificate {subject} has the fingerprints cert:{} and spki:{}, and neither is in the \
+                 policy's list",
+                hex(&own),
+                hex(&spki)
             ),
-        ),
-        other => bad(
-            &subject,
-            &format!("it cannot be read: {}", quoted(&other.to_string())),
-        ),
+        ))
+    }
+
+    /// Self-signed and itself in the bundle: what `openssl req -x509` makes, with CA:TRUE or not.
+    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.origination.roots.certificates.contains(certificate)
+            && describe::is_self_issued(certificate)
+    }
+
+    /// What webpki would check of a leaf whose trust needs no chain: dates and usage.
+    fn check_pinned(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Failure> {
+        let subject = describe::subject(certificate);
+        let Some(parsed) = describe::parse(certificate) else {
+            return Err(bad(&subject, "it cannot be parsed"));
+        };
+        let validity = parsed.validity();
+        // A date before 1970 has passed whatever the clock says.
+        let seconds =
+            |t: i64| UnixTime::since_unix_epoch(Duration::from_secs(t.max(0).unsigned_abs()));
+        let not_before = seconds(validity.not_before.timestamp());
+        let not_after = seconds(validity.not_after.timestamp());
+        if now < not_before {
+            return Err(not_yet_valid(&subject, now, not_before));
+        }
+        if now > not_after && self.mode() != ValidationMode::InsecureAllowExpired {
+            return Err(expired(&subject, now, not_after));
+        }
+        match parsed.extended_key_usage() {
+            Ok(None) => Ok(()),
+            Ok(Some(usage)) if usage.value.server_auth => Ok(()),
+            Ok(Some(_)) | Err(_) => Err(not_for_servers(&subject)),
+        }
     }
 }
 
-fn bad(subject: &str, fault: &str) -> Failure {
-    Failure::new(
-        Reason::BadCertificate,
-        format!("the server's certificate {subject} is not usable: {fault}"),
-    )
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().unwrap_or_default()
 }
 
-fn not_for_servers(subject: &str) -> Failure {
-    bad(
-        subject,
-        "its extendedKeyUsage, or its CA's, does not allow serverAuth",
-    )
-}
-
-fn date(time: UnixTime) -> String {
-    describe::date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
-}
-
-fn expired(subject: &str, now: UnixTime, not_after: UnixTime) -> Failure {
-    let (end, now) = (date(not_after), date(now));
-    Failure::new(
-        Reason::Expired,
-        format!(
-            "the server's certificate {subject} or its CA's expired at {end}; this node's clock says {now}"
-        ),
-    )
-}
-
-fn not_yet_valid(subject: &str, now: UnixTime, not_before: UnixTime) -> Failure {
-    let (start, now) = (date(not_before), date(now));
-    Failure::new(
-        Reason::NotYetValid,
-        format!(
-            "the server's certificate {subject} or its CA's is valid from {start}; this node's clock says {now}"
-        ),
-    )
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl ServerCertVerifier for Verifier {
@@ -280,6 +238,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.takes_v1(cert) {
+            return v1::verify_tls12_signature(message, cert, dss, &self.algorithms);
+        }
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
@@ -289,6 +250,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.takes_v1(cert) {
+            return v1::verify_tls13_signature(message, cert, dss, &self.algorithms);
+        }
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 

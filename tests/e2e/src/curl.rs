@@ -34,6 +34,19 @@ impl Namespace {
         }
     }
 
+    /// Waits until `url` answers a pod (or `POD/CONTAINER`) with this status.
+    ///
+    /// # Panics
+    /// It does not within 30 s.
+    pub fn until_status(&self, pod: &str, url: &str, status: u16) {
+        crate::until(&format!("{url} answers {pod} with {status}"), || {
+            let got = self.curl(pod, &[url]);
+            (got.status == status)
+                .then_some(())
+                .ok_or(format!("{got:?}"))
+        });
+    }
+
     /// What `url` answers, once it answers a pod (or `POD/CONTAINER`) with 200.
     ///
     /// # Panics

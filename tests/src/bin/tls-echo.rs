@@ -2,7 +2,8 @@
 //! in the manner of the Gateway API conformance echo server, whose variables for the certificate it
 //! knows too. For the demo and the tests.
 //!
-//! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, any other path the JSON.
+//! Paths: `/bytes/N` answers N bytes, `/echo` the request's body, `/upgrade` changes to a protocol that echoes, any
+//! other path answers the JSON. A gRPC call, whatever its method, is answered with one message, which is the JSON.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,8 +18,9 @@ use bytes::Bytes;
 use clap::Parser;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::pem::PemObject;
@@ -27,9 +29,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// A TLS server that answers each request with what it saw of it.
 #[derive(Parser)]
@@ -47,6 +50,9 @@ struct Args {
     /// Require a client certificate that one of these CAs issued, PEM
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
+    /// Speak no HTTP: answer each line with it and the TLS session, as JSON
+    #[arg(long)]
+    lines: bool,
     /// Write a line per request and per failed connection to stderr
     #[arg(long)]
     log: bool,
@@ -54,7 +60,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    let args = Arc::new(Args::parse());
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&args)?));
     let mut listeners = Vec::new();
     for addr in &args.listen {
@@ -62,7 +68,11 @@ async fn main() -> Result<()> {
             .await
             .with_context(|| format!("listen on {addr}"))?;
         println!("listening on {}", listener.local_addr()?);
-        listeners.push(tokio::spawn(accept(listener, acceptor.clone(), args.log)));
+        listeners.push(tokio::spawn(accept(
+            listener,
+            acceptor.clone(),
+            args.clone(),
+        )));
     }
     for listener in listeners {
         listener.await?;
@@ -103,14 +113,14 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
         .with_context(|| format!("certificates in {}", file.display()))
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, log: bool) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, args: Arc<Args>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let acceptor = acceptor.clone();
+                let (acceptor, args) = (acceptor.clone(), args.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, peer, acceptor, log).await
-                        && log
+                    if let Err(error) = serve(stream, peer, acceptor, &args).await
+                        && args.log
                     {
                         eprintln!("{peer}: {error:#}");
                     }
@@ -128,7 +138,7 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
-    log: bool,
+    args: &Args,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0];
@@ -138,8 +148,11 @@ async fn serve(
     }
     let stream = acceptor.accept(stream).await.context("TLS handshake")?;
     let tls = describe(stream.get_ref().1);
+    if args.lines {
+        return answer_lines(stream, &tls).await;
+    }
     let service = service_fn(|request| {
-        if log {
+        if args.log {
             eprintln!("{peer}: {} {} {tls}", request.method(), request.uri());
         }
         let response = respond(request, peer, &tls);
@@ -149,7 +162,7 @@ async fn serve(
     // A client that has sent all it has to say still wants its answer.
     builder.http1().half_close(true);
     builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .await
         .map_err(|error| anyhow::anyhow!("HTTP: {error}"))
 }
@@ -170,6 +183,18 @@ async fn refuse_plaintext(mut stream: TcpStream) -> Result<()> {
     anyhow::bail!("plaintext")
 }
 
+async fn answer_lines(stream: TlsStream<TcpStream>, tls: &Value) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await? > 0 {
+        let answer = format!("{}\n", json!({"request": line.trim_end(), "tls": tls}));
+        stream.write_all(answer.as_bytes()).await?;
+        stream.flush().await?;
+        line.clear();
+    }
+    Ok(stream.shutdown().await?)
+}
+
 /// The session as the server negotiated it, with Go's names.
 fn describe(session: &ServerConnection) -> Value {
     let version = session
@@ -178,18 +203,33 @@ fn describe(session: &ServerConnection) -> Value {
     let suite = session
         .negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str());
+    let group = session.negotiated_key_exchange_group();
+    let group = group.and_then(|group| group.name().as_str());
     json!({
         "version": version.map(|name| name.replace('_', ".")),
         "serverName": session.server_name(),
         "negotiatedProtocol": session.alpn_protocol().map(String::from_utf8_lossy),
         "cipherSuite": suite.map(|name| name.replace("TLS13_", "TLS_")),
+        "peerCertificates": session.peer_certificates().map(pem),
+        "group": group,
     })
+}
+
+fn pem(certificates: &[CertificateDer<'static>]) -> Vec<String> {
+    let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    let pem = |der: &CertificateDer| {
+        pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), lines)
+    };
+    certificates.iter().map(pem).collect()
 }
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 fn respond(request: Request<Incoming>, peer: SocketAddr, tls: &Value) -> Answer {
     let path = request.uri().path();
+    if path == "/upgrade" {
+        return upgrade(request);
+    }
     if path == "/echo" {
         return Response::new(request.into_body().boxed());
     }
@@ -219,9 +259,42 @@ fn respond(request: Request<Incoming>, peer: SocketAddr, tls: &Value) -> Answer 
         "proto": format!("{:?}", request.version()),
         "headers": headers(&request),
         "peer": peer.to_string(),
+        "pod": std::env::var("POD_NAME").ok(),
         "tls": tls,
     });
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        return grpc(&answer);
+    }
     text("application/json", format!("{answer:#}\n"))
+}
+
+/// Says which host was asked for, and sends back whatever comes.
+fn upgrade(mut request: Request<Incoming>) -> Answer {
+    let protocol = request.headers().get(header::UPGRADE).cloned();
+    let host = request.headers().get(header::HOST).cloned();
+    let (Some(protocol), Some(host)) = (protocol, host) else {
+        let mut answer = text("text/plain", "no upgrade asked for\n".to_owned());
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+        return answer;
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await?));
+        tokio::io::copy(&mut reader, &mut writer).await?;
+        writer.shutdown().await?;
+        anyhow::Ok(())
+    });
+    let mut answer = text("text/plain", String::new());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("Upgrade"),
+    );
+    headers.insert(header::UPGRADE, protocol);
+    headers.insert("x-host", host);
+    answer
 }
 
 fn headers(request: &Request<Incoming>) -> Map<String, Value> {
@@ -240,9 +313,40 @@ fn headers(request: &Request<Incoming>) -> Map<String, Value> {
 
 fn text(content_type: &'static str, text: String) -> Answer {
     let mut answer = Response::new(Full::from(text).map_err(|never| match never {}).boxed());
-    let value = header::HeaderValue::from_static(content_type);
+    let value = HeaderValue::from_static(content_type);
     answer.headers_mut().insert(header::CONTENT_TYPE, value);
     answer
+}
+
+/// One message and the status OK, in the trailers (gRPC over HTTP2, PROTOCOL-HTTP2.md).
+fn grpc(message: &Value) -> Answer {
+    let message = message.to_string();
+    let mut frame = vec![0]; // not compressed
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend(message.into_bytes());
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = vec![Frame::data(frame.into()), Frame::trailers(trailers)];
+    let body = Frames(frames.into_iter()).map_err(|never| match never {});
+    let mut answer = Response::new(body.boxed());
+    let value = HeaderValue::from_static("application/grpc+json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, value);
+    answer
+}
+
+/// A body whose length nobody is told beforehand, as with gRPC: curl reads no trailers after a known one.
+struct Frames(std::vec::IntoIter<Frame<Bytes>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
 }
 
 /// A body of `left` zero bytes, made as they are sent.

@@ -3,7 +3,6 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,6 +13,7 @@ use kube::api::{Api, ApiResource, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Client, Config};
+use nodetls_tests::free_port;
 use serde_json::{Value, json};
 
 static SHARED: Mutex<Weak<ApiServer>> = Mutex::new(Weak::new());
@@ -115,6 +115,11 @@ impl ApiServer {
             ("service-account-key-file", &public),
             ("service-account-signing-key-file", &key),
             ("disable-admission-plugins", "ServiceAccount"),
+            ("feature-gates", "ClusterTrustBundle=true"),
+            (
+                "runtime-config",
+                "certificates.k8s.io/v1beta1/clustertrustbundles=true",
+            ),
         ];
         self.spawn(cluster, "kube-apiserver", &flags);
     }
@@ -229,6 +234,11 @@ impl ApiServer {
                 &["patch"]
             ),
             rule("", "configmaps", &["get", "list", "watch"]),
+            rule(
+                "certificates.k8s.io",
+                "clustertrustbundles",
+                &["get", "list", "watch"]
+            ),
             rule("events.k8s.io", "events", &["create"]),
         ]);
         let there = json!([
@@ -326,9 +336,4 @@ fn cluster() -> PathBuf {
     let directory =
         env::var_os("NODETLS_CLUSTER").expect("NODETLS_CLUSTER: the directory of `kubernetes`");
     directory.into()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

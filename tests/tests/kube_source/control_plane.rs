@@ -1,7 +1,6 @@
 //! etcd and kube-apiserver, real ones, on ports of loopback and in a directory of their own.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Client, Config};
-use nodetls_tests::{Ca, Running};
+use nodetls_tests::{Ca, Running, free_port};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -204,9 +203,4 @@ async fn client(dir: &Path, port: u16, token: &str) -> Client {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(file, &options).await;
     Client::try_from(config.unwrap()).unwrap()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

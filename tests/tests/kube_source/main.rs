@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 mod control_plane;
 mod crd;
+mod identities;
 mod objects;
 
 use control_plane::{ControlPlane, PATIENCE};
@@ -61,6 +62,7 @@ fn start(client: Client, cache: &Path) -> Kube {
         namespace: "nodetls".to_owned(),
         cache: Some(cache.to_owned()),
         node: Some("node1".to_owned()),
+        statuses: false,
     };
     Kube::start(client, options)
 }

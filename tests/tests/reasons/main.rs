@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod certificates;
+mod client_certificates;
 mod connections;
+mod names;
+mod options;
 mod rig;
 mod servers;

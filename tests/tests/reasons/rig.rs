@@ -4,7 +4,7 @@ use std::fs;
 
 use nodetls::failure::Reason;
 use nodetls_tests::{
-    BACKEND_IP, CLUSTER_IP, Ca, HOST, Identity, Running, World, binary, config_map, policy,
+    BACKEND_IP, CLUSTER_IP, Ca, HOST, Identity, Running, World, binary, config_map, policy_with,
 };
 
 /// All that a client is told, whatever the reason.
@@ -17,6 +17,8 @@ pub(crate) struct Rig {
     pub(crate) ca: Ca,
     /// Port of the Service and of the endpoint, and the endpoint's address.
     pub(crate) ports: Vec<(u16, String)>,
+    /// Of the policy; keys without `nodetls.io/`.
+    pub(crate) options: Vec<(&'static str, String)>,
 }
 
 impl Rig {
@@ -26,6 +28,7 @@ impl Rig {
             world: World::new(),
             ca: Ca::new("test-ca"),
             ports: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -95,7 +98,12 @@ impl Rig {
         let bundle = format!("{}{more}", self.ca.pem);
         self.world
             .manifest("ca.yaml", &config_map("example-ca", &bundle));
-        let all_ports = policy(HOST).replace(", sectionName: '443'", "");
+        let options = self
+            .options
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()));
+        let all_ports =
+            policy_with(HOST, &options.collect::<Vec<_>>()).replace(", sectionName: '443'", "");
         self.world.manifest("policy.yaml", &all_ports);
         self.world.start_agent();
     }

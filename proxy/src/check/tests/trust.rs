@@ -70,6 +70,24 @@ fn every_certificate_of_every_reference() {
 }
 
 #[test]
+fn a_client_certificate_must_be_allowed_in_a_cluster() {
+    let policy = World::new().config_map("ca", &ca("one", 365 * DAY));
+    let option = json!({"nodetls.io/client-certificate": "client"});
+    let report = policy
+        .policy("p", |spec| spec["options"] = option)
+        .judge_one();
+    assert_eq!(report.verdict, Verdict::Accepted);
+    let [warning] = report.warnings.as_slice() else {
+        panic!("{report:#?}");
+    };
+    let words = "Secret client is looked up in the namespace of each client's pod";
+    assert!(
+        warning.contains(words) && warning.contains("--client-certificates"),
+        "{warning}"
+    );
+}
+
+#[test]
 fn a_secret_is_judged_and_must_be_allowed_in_a_cluster() {
     let world = |pem: &str| {
         let policy =
@@ -168,6 +186,7 @@ impl Leaf {
             roots: Arc::new(CaBundle {
                 certificates: roots.iter().map(|root| (*root).clone()).collect(),
             }),
+            options: Default::default(),
         })
         .unwrap();
         let (near, far) = tokio::io::duplex(1 << 16);

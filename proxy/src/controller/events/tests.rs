@@ -29,6 +29,7 @@ fn compiled(ancestors: Vec<AncestorStatus>) -> PolicyStatus {
         generation: Some(1),
         ancestors,
         problems: Vec::new(),
+        opted_out: false,
         warnings: Vec::new(),
     }
 }

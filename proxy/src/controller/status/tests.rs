@@ -45,6 +45,7 @@ fn compiled(ancestors: Vec<AncestorStatus>) -> PolicyStatus {
         generation: Some(3),
         ancestors,
         problems: Vec::new(),
+        opted_out: false,
         warnings: Vec::new(),
     }
 }

@@ -194,4 +194,7 @@ fn a_static_pod_is_known_by_its_hash() {
     let hash = "8f2a6e5c0d1b4a3f9e7c6b5a4d3c2b1a";
     set(&mut annotations, "kubernetes.io/config.mirror", hash);
     assert_eq!(cgroup_uid("819592d6-72a1", &annotations), hash);
+    let another = "51d1a2f0-11d1";
+    set(&mut annotations, "kubernetes.io/config.mirror", another);
+    assert_eq!(cgroup_uid("819592d6-72a1", &annotations), "819592d6-72a1");
 }

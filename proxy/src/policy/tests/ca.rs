@@ -244,7 +244,7 @@ fn system_trust_store() {
     let system = Arc::new(CaBundle {
         certificates: vec![der(&CA[1])],
     });
-    world.system = Some(system.clone());
+    world.installation.system_roots = Some(system.clone());
     let compiled = world.compile();
     assert_condition(compiled.accepted("p"), true, Reason::Accepted, &[]);
     assert_condition(compiled.resolved_refs("p"), true, Reason::ResolvedRefs, &[]);

@@ -19,6 +19,7 @@ enum Change {
     /// All objects are read again: equal, and not the same.
     ReadAgain,
     CaSecrets(bool),
+    InsecureValidation(bool),
 }
 
 fn name(names: [&'static str; 3]) -> impl Strategy<Value = ObjectName> {
@@ -30,12 +31,22 @@ fn name(names: [&'static str; 3]) -> impl Strategy<Value = ObjectName> {
 fn service() -> impl Strategy<Value = Value> {
     let ip = select(vec!["10.0.0.1", "10.0.0.2", "None"]);
     let external = option::of(select(vec!["10.0.0.1", "10.0.0.2", "192.0.2.1"]));
-    (ip, external, 0..3_u16).prop_map(|(ip, external, port)| {
+    let host = annotation("nodetls.io/external-host", ["a.example", "?"]);
+    (ip, external, 0..3_u16, host).prop_map(|(ip, external, port, annotations)| {
         let ports = json!([{"name": "a", "port": 443}, {"name": "b", "port": 444 + port},
             {"name": "c", "port": 443, "protocol": "UDP"}]);
         let external: Vec<_> = external.into_iter().collect();
-        json!({"spec": {"clusterIP": ip, "externalIPs": external, "ports": ports}})
+        json!({
+            "metadata": {"annotations": annotations},
+            "spec": {"clusterIP": ip, "externalIPs": external, "ports": ports},
+        })
     })
+}
+
+/// Mostly none.
+fn annotation(key: &'static str, values: [&'static str; 2]) -> impl Strategy<Value = Value> {
+    let value = option::weighted(0.2, select(values.to_vec()));
+    value.prop_map(move |value| value.map_or(json!({}), |value| json!({ (key): value })))
 }
 
 fn slice() -> impl Strategy<Value = Value> {
@@ -72,11 +83,26 @@ fn policy() -> impl Strategy<Value = Value> {
         .prop_map(|(kind, name)| json!({"group": "", "kind": kind, "name": name}));
     let host = select(vec!["a.example.com", "b.example.com", "10.0.0.9"]);
     let created = option::of(select(vec!["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]));
-    let strategy = (vec(target, 0..4), vec(ca, 0..3), host, created);
-    strategy.prop_map(|(targets, cas, host, created)| {
+    let redirect = annotation("nodetls.io/redirect", ["disabled", "enabled"]);
+    let mode = annotation(
+        "nodetls.io/validation-mode",
+        ["InsecureAllowExpired", "Standard"],
+    );
+    let strategy = (
+        vec(target, 0..4),
+        vec(ca, 0..3),
+        host,
+        created,
+        redirect,
+        mode,
+    );
+    strategy.prop_map(|(targets, cas, host, created, annotations, options)| {
         json!({
-            "metadata": {"creationTimestamp": created},
-            "spec": {"targetRefs": targets, "validation": {"hostname": host, "caCertificateRefs": cas}},
+            "metadata": {"creationTimestamp": created, "annotations": annotations},
+            "spec": {
+                "targetRefs": targets, "options": options,
+                "validation": {"hostname": host, "caCertificateRefs": cas},
+            },
         })
     })
 }
@@ -90,6 +116,7 @@ fn change() -> impl Strategy<Value = Change> {
         12 => (name(["p", "q", "r"]), option::of(policy())).prop_map(|(n, p)| Change::Policy(n, p)),
         1 => Just(Change::ReadAgain),
         1 => any::<bool>().prop_map(Change::CaSecrets),
+        1 => any::<bool>().prop_map(Change::InsecureValidation),
     ]
 }
 
@@ -104,7 +131,7 @@ fn put<K: Ord, T: serde::de::DeserializeOwned>(
     }
 }
 
-fn apply(change: Change, to: &mut Objects) {
+fn apply(change: Change, to: &mut Objects, installation: &mut Installation) {
     match change {
         Change::Service(name, service) => put(&mut to.services, name, service),
         Change::Slice(name, slice) => put(&mut to.endpoint_slices, name, slice),
@@ -130,6 +157,7 @@ fn apply(change: Change, to: &mut Objects) {
             policies.for_each(|policy| *policy = Arc::new(BackendTlsPolicy::clone(policy)));
         }
         Change::CaSecrets(allowed) => to.ca_secrets = allowed,
+        Change::InsecureValidation(allowed) => installation.insecure_validation = allowed,
     }
 }
 
@@ -137,14 +165,15 @@ proptest! {
     #[test]
     fn a_compiler_with_a_memory_gives_the_same(batches in vec(vec(change(), 1..4), 1..40)) {
         let mut objects = Objects::default();
+        let mut installation = Installation::default();
         let mut compiler = Compiler::default();
         for batch in batches {
             for change in batch {
-                apply(change, &mut objects);
+                apply(change, &mut objects, &mut installation);
             }
-            let full = compile(&objects, None);
-            prop_assert_eq!(&compiler.compile(&objects, None), &full, "{:#?}", objects);
-            prop_assert_eq!(compiler.compile(&objects, None), full, "nothing has changed");
+            let full = compile(&objects, &installation);
+            prop_assert_eq!(&compiler.compile(&objects, &installation), &full, "{:#?}", objects);
+            prop_assert_eq!(compiler.compile(&objects, &installation), full, "nothing has changed");
         }
     }
 }
@@ -156,9 +185,9 @@ fn what_did_not_change_is_the_very_same() {
     world = world.service("other", json!({"clusterIP": "10.0.0.2", "ports": ports}));
     world = world.policy("q", spec("other", None));
     let mut compiler = Compiler::default();
-    let before = compiler.compile(&world.objects, None);
+    let before = compiler.compile(&world.objects, &world.installation);
     world = world.policy("q", spec_for_host("other", None, "b.example.com"));
-    let after = compiler.compile(&world.objects, None);
+    let after = compiler.compile(&world.objects, &world.installation);
     let same = |address: &str| {
         let address = address.parse().unwrap();
         Arc::ptr_eq(

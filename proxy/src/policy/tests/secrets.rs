@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
+
 use super::ca::{assert_unusable, with_refs};
 use super::*;
 
@@ -86,4 +88,39 @@ fn what_is_wrong_with_a_secret_is_told_without_its_content() {
         assert!(!told.contains(&body[..8]), "{told}");
         assert!(!told.contains("45, 45"), "bytes: {told}");
     }
+}
+
+#[test]
+fn a_cluster_trust_bundle_has_no_namespace() {
+    let reference = [("certificates.k8s.io", "ClusterTrustBundle", "company")];
+    let compiled = with_refs(World::new(), &reference);
+    let parts = [
+        "ClusterTrustBundle company does not exist, or is not served",
+        "under spec.trustBundle",
+    ];
+    assert_unusable(&compiled, Reason::InvalidCaCertificateRef, &parts);
+
+    let mut world = World::new();
+    let bundle = json!({"metadata": {"name": "company"}, "spec": {"trustBundle": CA[1]}});
+    let bundle: ClusterTrustBundle = serde_json::from_value(bundle).unwrap();
+    let name = CaName {
+        kind: CaKind::ClusterTrustBundle,
+        object: ObjectName::new("", "company"),
+    };
+    world.objects.ca_objects.insert(name.clone(), bundle.into());
+    let compiled = with_refs(world.clone(), &reference);
+    let roots = &compiled.origination("10.0.0.1:443").roots;
+    assert_eq!(roots.certificates, [der(&CA[1])]);
+    let both = [reference[0], ("", "ConfigMap", "ca")];
+    let compiled = with_refs(world.clone(), &both);
+    let roots = &compiled.origination("10.0.0.1:443").roots;
+    assert_eq!(roots.certificates, [der(&CA[1]), der(&CA[0])]);
+
+    // Of another group it is another kind.
+    let compiled = with_refs(world, &[("", "ClusterTrustBundle", "company")]);
+    assert_unusable(
+        &compiled,
+        Reason::InvalidKind,
+        &["this kind is not supported"],
+    );
 }

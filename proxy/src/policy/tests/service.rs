@@ -101,7 +101,7 @@ fn a_misspelt_protocol_is_covered() {
 }
 
 #[test]
-fn headless_and_external_name_are_accepted_with_a_warning() {
+fn headless_is_accepted_with_a_warning() {
     let ports = json!([{"port": 443}]);
     for (service, part) in [
         (
@@ -111,10 +111,6 @@ fn headless_and_external_name_are_accepted_with_a_warning() {
         (
             json!({"clusterIPs": ["None"], "ports": ports}),
             "EndpointSlices of your own service.kubernetes.io/headless",
-        ),
-        (
-            json!({"type": "ExternalName", "externalName": "x.org", "ports": ports}),
-            "ExternalName: it has no address of its own, and is not covered yet",
         ),
     ] {
         let compiled = compiled(service, None);
@@ -182,7 +178,7 @@ fn nobody_gets_anothers_cluster_ip_or_a_special_address() {
 fn endpoints(compiled: &Compiled, address: &str) -> Vec<String> {
     match &compiled.target(address).upstream {
         Upstream::Endpoints(found) => found.iter().map(ToString::to_string).collect(),
-        Upstream::ServiceAddress => panic!("{address}: no endpoints"),
+        other => panic!("{address}: {other:?}"),
     }
 }
 

@@ -85,7 +85,8 @@ fn respond(
     request.into_body()
 }
 
-fn response(request: &Request<RecvStream>, answer: Answer) -> (Response<()>, Bytes) {
+/// The answer to a request, and its body.
+pub(in crate::proxy) fn response<B>(request: &Request<B>, answer: Answer) -> (Response<()>, Bytes) {
     let mut response = Response::new(());
     let kind = request.headers().get(CONTENT_TYPE);
     if let Some(kind) = kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{FileError, Tracked, Update};
-use crate::policy::{CaName, ObjectName, Objects};
+use crate::policy::{CaKind, CaName, ObjectName, Objects};
 
 /// Kind and name of an object.
 type Key = (&'static str, ObjectName);
@@ -35,7 +35,16 @@ pub(super) fn update(
     let policy_files = policies
         .map(|((_, name), file)| (name.clone(), dir.join(file)))
         .collect();
+    // Each from the file whose Secret is in force.
+    let secrets = owners
+        .iter()
+        .filter(|((kind, _), _)| *kind == CaKind::Secret.as_str());
+    let secrets = secrets.filter_map(|((_, name), file)| {
+        let secret = files.get(file)?.secrets.get(name)?;
+        Some((name.clone(), secret.clone()))
+    });
     Update {
+        secrets: secrets.collect(),
         objects,
         complete: errors.is_empty(),
         errors,

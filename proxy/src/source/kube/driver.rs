@@ -50,6 +50,8 @@ pub(super) struct Driver {
     pub(super) client: Client,
     /// Where the objects are kept.
     pub(super) dir: Option<PathBuf>,
+    /// What is kept of a policy.
+    pub(super) read_policy: fn(DynamicObject) -> Option<Arc<BackendTlsPolicy>>,
     pub(super) outputs: Outputs,
     pub(super) crd: Watched<Crd>,
     pub(super) services: Watched<Arc<Service>>,
@@ -143,6 +145,10 @@ impl Driver {
             keep_at: None,
             client,
             dir: options.cache,
+            read_policy: match options.statuses {
+                true => reduce::policy_and_version,
+                false => reduce::policy,
+            },
             outputs,
         }
     }
@@ -212,7 +218,7 @@ impl Driver {
             let query = Query::all(Resource::Policies);
             (
                 version,
-                Watched::new(Feed::start(api, query, reduce::policy)),
+                Watched::new(Feed::start(api, query, self.read_policy)),
             )
         });
     }

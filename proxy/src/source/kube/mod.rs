@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Update;
 use crate::pods::decide::PodInfo;
 
+pub(crate) mod by_name;
 mod cache;
 mod crd;
 mod debounce;
@@ -51,6 +52,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// The node whose pods are wanted; `None` asks for none.
     pub node: Option<String>,
+    /// Whether a change of nothing but a policy's status is one to tell: for who writes it.
+    pub statuses: bool,
 }
 
 /// Every Namespace, by name.

@@ -185,6 +185,7 @@ fn update(objects: Objects, complete: bool) -> Update {
     Update {
         objects,
         complete,
+        secrets: BTreeMap::new(),
         errors: Vec::new(),
         policy_files: BTreeMap::new(),
     }

@@ -25,15 +25,27 @@ pub struct Namespace {
     pub terminating: bool,
 }
 
-pub(super) fn policy(mut object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
-    Some(Arc::new(BackendTlsPolicy {
+pub(super) fn policy(object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
+    Some(Arc::new(read_policy(object)))
+}
+
+/// With its version, which changes when anybody writes its status.
+pub(super) fn policy_and_version(mut object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
+    let resource_version = object.metadata.resource_version.take();
+    let mut policy = read_policy(object);
+    policy.metadata.resource_version = resource_version;
+    Some(Arc::new(policy))
+}
+
+fn read_policy(mut object: DynamicObject) -> BackendTlsPolicy {
+    BackendTlsPolicy {
         metadata: metadata(object.metadata),
         spec: object
             .data
             .get_mut("spec")
             .map(serde_json::Value::take)
             .unwrap_or_default(),
-    }))
+    }
 }
 
 pub(super) fn service(mut service: Service) -> Option<Arc<Service>> {

@@ -137,6 +137,11 @@ fn of_a_policy_what_the_compiler_reads_is_kept() {
         "status": {"ancestors": []},
     }))
     .unwrap();
+    let with_version = reduce::policy_and_version(object.clone()).unwrap();
+    assert_eq!(
+        with_version.metadata.resource_version.as_deref(),
+        Some("77")
+    );
     let kept = serde_json::to_value(reduce::policy(object).as_deref()).unwrap();
     let expected = json!({
         "metadata": {

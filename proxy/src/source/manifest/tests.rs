@@ -61,7 +61,9 @@ metadata: {{name: web}}
 ...
 "
     );
-    let Manifest { objects, problems } = parsed(&text);
+    let Manifest {
+        objects, problems, ..
+    } = parsed(&text);
     assert_eq!(problems, []);
     let web = ObjectName::new("default", "web");
     let service = &objects.services[&web];
@@ -86,7 +88,9 @@ fn json_and_lists() {
     let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"List\",\n\t\"items\": [\n\t\t{\"apiVersion\": \"v1\", \
                 \"kind\": \"Service\", \"metadata\": {\"name\": \"a\\/b\\u00e9\\ud83d\\ude00\"}},\n\t\t{\"apiVersion\": \"v1\", \
                 \"kind\": \"Secret\", \"metadata\": {\"name\": \"s\"}}\n\t]\n}\n";
-    let Manifest { objects, problems } = parsed(json);
+    let Manifest {
+        objects, problems, ..
+    } = parsed(json);
     assert_eq!(problems, []);
     assert!(
         objects
@@ -195,7 +199,9 @@ fn bombs_are_refused_at_once() {
     let blocks: String = (0..2000).map(|depth| " ".repeat(depth) + "a:\n").collect();
     let start = std::time::Instant::now();
     for bomb in [aliases, deep, blocks] {
-        let Manifest { objects, problems } = parsed(&bomb);
+        let Manifest {
+            objects, problems, ..
+        } = parsed(&bomb);
         assert!(!problems.is_empty());
         assert_eq!(objects, Objects::default());
     }

@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 use super::*;
 
 /// Certificates in a directory of their own.
-struct Lab(TempDir);
+pub(super) struct Lab(TempDir);
 
 impl Lab {
     /// The recipe of Envoy Gateway's "Backend TLS" page, as printed: `ca.crt`, `www.example.com.crt` and `.key`.
-    fn of_the_document() -> Self {
+    pub(super) fn of_the_document() -> Self {
         let lab = Self::with_ca();
         lab.openssl(
             "req -out www.example.com.csr -newkey rsa:2048 -nodes -keyout www.example.com.key",
@@ -50,11 +50,11 @@ impl Lab {
         lab
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn openssl(&self, words: &str, more: &[&str]) {
+    pub(super) fn openssl(&self, words: &str, more: &[&str]) {
         let output = Command::new("openssl")
             .args(words.split_whitespace().chain(more.iter().copied()))
             .current_dir(self.path())
@@ -67,16 +67,16 @@ impl Lab {
         );
     }
 
-    fn certificate(&self, file: &str) -> CertificateDer<'static> {
+    pub(super) fn certificate(&self, file: &str) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(self.path().join(file)).unwrap()
     }
 
-    fn policy(&self) -> Origination {
+    pub(super) fn policy(&self) -> Origination {
         origination(&[self.certificate("ca.crt")])
     }
 
     /// Starts a server on a port of the kernel's choice; it sends back each line reversed.
-    fn serve(&self, options: &str) -> Server {
+    pub(super) fn serve(&self, options: &str) -> Server {
         let default = "-cert www.example.com.crt -key www.example.com.key";
         let certificate = if options.contains("-cert ") {
             ""
@@ -104,7 +104,7 @@ impl Lab {
 }
 
 /// A running `openssl s_server`.
-struct Server {
+pub(super) struct Server {
     process: Child,
     port: u16,
 }
@@ -117,7 +117,11 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn connect(&self, policy: &Origination, alpn: Alpn) -> Result<Session, Failure> {
+    pub(super) async fn connect(
+        &self,
+        policy: &Origination,
+        alpn: Alpn,
+    ) -> Result<Session, Failure> {
         self.resume(&TlsClient::new(policy)?, alpn).await
     }
 

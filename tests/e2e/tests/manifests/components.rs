@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use nodetls_e2e::{KUBECTL, Namespace, kubectl, text, wait};
 
-use super::rights::{READ, controller, rights, table, token};
+use super::rights::{READ, agent, controller, rights, table, token};
 use super::{container, kubectl_as, overlay, pod, render};
 
 const TAINT: &str = "nodetls.io/agent-not-ready";
@@ -73,6 +73,36 @@ fn audit_is_a_flag_of_the_agent() {
 }
 
 #[test]
+fn insecure_validation_is_a_flag_of_both() {
+    let flag = "--allow-insecure-validation";
+    for workload in ["nodetls-agent", "nodetls-controller"] {
+        let arguments = arguments("insecure-validation", workload);
+        assert!(
+            arguments.iter().any(|argument| argument == flag),
+            "{workload}"
+        );
+    }
+}
+
+#[test]
+fn node_roots_mounts_what_the_flag_names() {
+    let arguments = arguments("node-roots", "nodetls-agent");
+    let objects = render(&overlay("mounts-node-roots", &["node-roots"], ""));
+    let mounts = container(&objects, "nodetls-agent")["volumeMounts"].clone();
+    let mounts = mounts.as_array().unwrap();
+    let mount = mounts
+        .iter()
+        .find(|mount| mount["name"] == "node-roots")
+        .unwrap();
+    let path = mount["mountPath"].as_str().unwrap();
+    let flag = format!("--system-roots={path}/");
+    assert!(
+        arguments.iter().any(|argument| argument.starts_with(&flag)),
+        "{arguments:?}"
+    );
+}
+
+#[test]
 fn secrets_gives_the_controller_one_right_more() {
     let arguments = arguments("secrets", "nodetls-controller");
     assert_eq!(
@@ -92,6 +122,22 @@ fn secrets_gives_the_controller_one_right_more() {
 }
 
 #[test]
+fn client_certificates_gives_the_agent_one_right_more() {
+    let arguments = arguments("client-certificates", "nodetls-agent");
+    assert_eq!(
+        arguments,
+        ["agent", "--admin=0.0.0.0:15020", "--client-certificates"]
+    );
+    let installed = Rights::new("client-certificates");
+    let token = token(&installed.namespace.0, &installed.name("nodetls-agent"));
+    let secrets = table(&[("", "secrets", "", READ)]);
+    wait("the API server knows the new roles", || {
+        !rights(&token, "default").is_empty()
+    });
+    assert_eq!(rights(&token, "default"), &agent() | &secrets);
+}
+
+#[test]
 fn startup_taint_lets_an_agent_take_that_taint_from_its_own_node_and_do_nothing_else() {
     let arguments = arguments("startup-taint", "nodetls-agent");
     assert_eq!(
@@ -108,7 +154,7 @@ fn startup_taint_lets_an_agent_take_that_taint_from_its_own_node_and_do_nothing_
     let account = installed.name("nodetls-agent");
     let token = agent_on_node1(&installed.namespace, &account);
     let _clean = Unchanged("node1");
-    let agent = |command: &str| -> Output {
+    let as_agent = |command: &str| -> Output {
         let arguments: Vec<_> = command.split(' ').collect();
         kubectl_as(&token, &arguments)
     };
@@ -117,15 +163,15 @@ fn startup_taint_lets_an_agent_take_that_taint_from_its_own_node_and_do_nothing_
     wait("the admission policy acts", || {
         attempt.set(attempt.get() + 1);
         let label = format!("label --overwrite node node1 {LABEL}={}", attempt.get());
-        text(&agent(&label)).contains("nothing of a node but its taints")
+        text(&as_agent(&label)).contains("nothing of a node but its taints")
     });
     let taint = format!("{TAINT}=:PreferNoSchedule"); // an effect that keeps no pod away
     kubectl(&["taint", "--overwrite", "node", "node1", &taint]);
-    let another = agent(&format!("label --overwrite node node2 {LABEL}=0"));
+    let another = as_agent(&format!("label --overwrite node node2 {LABEL}=0"));
     assert!(text(&another).contains("its own node only"));
-    let added = agent(&format!("taint node node1 {LABEL}=:PreferNoSchedule"));
+    let added = as_agent(&format!("taint node node1 {LABEL}=:PreferNoSchedule"));
     assert!(text(&added).contains("and add none"), "{}", text(&added));
-    let removed = agent(&format!("taint node node1 {TAINT}-"));
+    let removed = as_agent(&format!("taint node node1 {TAINT}-"));
     assert!(removed.status.success(), "{}", text(&removed));
     let taints = kubectl(&["get", "node", "node1", "--output=jsonpath={.spec.taints}"]);
     assert!(!taints.contains(TAINT), "{taints}");

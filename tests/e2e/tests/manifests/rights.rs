@@ -98,7 +98,7 @@ pub(super) fn table(rows: &[(&str, &str, &str, &[&str])]) -> BTreeSet<Right> {
 pub(super) const READ: &[&str] = &["get", "list", "watch"];
 
 /// Of the whole cluster.
-fn agent() -> BTreeSet<Right> {
+pub(super) fn agent() -> BTreeSet<Right> {
     table(&[
         (
             "apiextensions.k8s.io",

@@ -1,0 +1,127 @@
+//! HTTP with the policy's hostname as `Host` or `:authority`: each request of the client is forwarded over one
+//! connection to the server, and its answer back. Bodies and trailers stream, upgrades become a tunnel.
+
+mod cause;
+mod client;
+mod forward;
+mod head;
+mod server;
+
+use std::error::Error as StdError;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use tokio::io::copy_bidirectional;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::cause::{Cause, chain, explain};
+pub(super) use self::client::Client;
+use self::forward::Forwarder;
+use crate::failure::{Failure, Reason};
+use crate::tls::{ServerStream, Stage, failure_from_io};
+
+/// As for a first request's head.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// How long an answer of ours goes before GOAWAY: curl 7.88 drops it when it reads both at once.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Serves a client that speaks HTTP to the end of its connection.
+///
+/// # Errors
+/// The first thing that went wrong; the client was told, or cut off.
+pub(super) async fn rewrite(
+    client: Client,
+    stream: Box<ServerStream>,
+    hostname: &str,
+) -> Result<(), Failure> {
+    let tasks = Tasks::default();
+    let _ending = tasks.ending.clone().drop_guard();
+    let (closed, cause) = (CancellationToken::new(), Cause::default());
+    let forwarder = Forwarder::open(stream, hostname, &tasks, &closed, &cause).await?;
+    let ended = async {
+        closed.cancelled().await;
+        if cause.is_known() {
+            sleep(TOGETHER).await;
+        }
+    };
+    let served = serve(client, forwarder, &tasks, ended).await;
+    if let Err(error) = served {
+        cause.note(|| {
+            let detail = format!("the client's connection failed: {}", chain(&*error));
+            Failure::new(Reason::ClientGone, detail)
+        });
+    } else {
+        // Tunnels, and the end of the connection to the server.
+        tasks.running.close();
+        tasks.running.wait().await;
+    }
+    cause.take().map_or(Ok(()), Err)
+}
+
+/// Both versions of HTTP; when the server's connection has `ended`, the client's does, with the answers under way.
+async fn serve(
+    client: Client,
+    forwarder: Arc<Forwarder>,
+    tasks: &Tasks,
+    ended: impl Future<Output = ()>,
+) -> Result<(), BoxError> {
+    let service = service_fn(move |request| Arc::clone(&forwarder).forward(request));
+    let mut builder = auto::Builder::new(tasks.clone());
+    let mut http1 = builder.http1();
+    // What is idle ends when one of the two ends it, as with a relay.
+    http1.header_read_timeout(None);
+    http1.half_close(true).preserve_header_case(true);
+    http1.auto_date_header(false);
+    let mut http2 = builder.http2();
+    http2.auto_date_header(false);
+    http2.max_header_list_size(MAX_HEADERS);
+    let mut server = pin!(builder.serve_connection_with_upgrades(TokioIo::new(client), service));
+    tokio::select! {
+        served = server.as_mut() => served,
+        () = ended => {
+            server.as_mut().graceful_shutdown();
+            server.await
+        }
+    }
+}
+
+/// Both ways, in whatever protocol they have agreed on.
+async fn tunnel(client: OnUpgrade, server: OnUpgrade, cause: Cause) {
+    let copied = async {
+        let (client, server) = tokio::try_join!(client, server).map_err(|e| explain(&e))?;
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        let copied = copy_bidirectional(&mut client, &mut server).await;
+        copied.map_err(|error| failure_from_io(&error, Stage::Relay))
+    };
+    if let Err(failure) = copied.await {
+        cause.note(|| failure);
+    }
+}
+
+/// Runs the parts of one client's connections, which end with it.
+#[derive(Clone, Default)]
+struct Tasks {
+    running: TaskTracker,
+    ending: CancellationToken,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        let ending = self.ending.clone();
+        self.running
+            .spawn(async move { drop(ending.run_until_cancelled(future).await) });
+    }
+}
