@@ -94,7 +94,9 @@ impl Connection {
         let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
         let reading = read_first(&mut client, &mut upstream);
         let opening = match self.route.options().idle_timeout {
-            Some(limit) => timeout(limit, reading).await.map_err(|_| idle_for(Some(limit)))?,
+            Some(limit) => timeout(limit, reading)
+                .await
+                .map_err(|_| idle_for(Some(limit)))?,
             None => reading.await,
         }?;
         let protocol = opening.protocol;

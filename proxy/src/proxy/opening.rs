@@ -23,7 +23,10 @@ pub(super) struct Opening {
 }
 
 /// Waits for the client's first words or the server's.
-pub(super) async fn read_first(client: &mut TcpStream, upstream: &mut Upstream) -> Result<Opening, Failure> {
+pub(super) async fn read_first(
+    client: &mut TcpStream,
+    upstream: &mut Upstream,
+) -> Result<Opening, Failure> {
     let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
     let protocol = tokio::select! {
         biased;
