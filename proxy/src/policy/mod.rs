@@ -40,7 +40,7 @@ use attach::Attached;
 use ca::{Authorities, Resolved};
 use validate::Spec;
 
-use crate::pods::decide::REDIRECT;
+use crate::pods::decide::{ENABLED, REDIRECT};
 
 /// What [`compile`] makes of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl<'a> Policy<'a> {
 /// What is no mistake in the spec, but has no effect.
 fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
     let mut warnings = unknown::unknown_fields(&policy.spec);
-    if let Some(value) = policy.redirect().filter(|value| *value != "enabled") {
+    if let Some(value) = policy.redirect().filter(|value| *value != ENABLED) {
         let value = status::quoted(value);
         warnings.push(format!(
             "annotation {REDIRECT}: {value} has no meaning, and no effect: write disabled to have this policy left \

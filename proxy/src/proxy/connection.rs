@@ -126,7 +126,7 @@ impl Connection {
             Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
-            Ok(stream) if alpn != Alpn::None && self.rewrites_host() => {
+            Ok(stream) if alpn != Alpn::None && self.route.options().rewrite_host => {
                 self.rewrite(client, stream, opening.first).await
             }
             Ok(stream) => self.relay_secured(client, stream, opening).await,
@@ -195,11 +195,6 @@ impl Connection {
                 Err(failure)
             }
         }
-    }
-
-    fn rewrites_host(&self) -> bool {
-        let plan = self.route.target.plan.as_ref();
-        plan.is_ok_and(|plan| plan.options.rewrite_host)
     }
 
     /// The client speaks HTTP, and its requests get the policy's hostname.
