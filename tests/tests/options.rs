@@ -297,3 +297,18 @@ fn a_policy_that_its_author_left_to_others_is_left_alone() {
     );
     world.kill_agent();
 }
+
+#[test]
+fn a_connection_on_which_nobody_says_a_word_ends_too() {
+    let ca = Ca::new("test-ca");
+    let world = World::serving(&ca, |world| {
+        let server = world.s_server(&ca.sign(HOST), 8443, "-www");
+        world.serve(server, 8443);
+    });
+    apply(&world, HOST, &[("idle-timeout", "300ms")]);
+    let answer = world.dial(&[ADDRESS, "--patience", "8"]);
+    assert!(answer.contains("ConnectionReset"), "{answer}");
+    world.wait("idle_timeout", |world| {
+        world.log().contains("no byte from either side for 300ms")
+    });
+}

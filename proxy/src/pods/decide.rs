@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// The label (Pod, Namespace) or annotation (Pod) that turns redirection off or on; the Pod's word beats the Namespace's.
+/// The label (Pod, Namespace) or annotation (Pod, BackendTLSPolicy) that turns redirection off or on; the Pod's word beats
+/// the Namespace's.
 pub const REDIRECT: &str = "nodetls.io/redirect";
-const DISABLED: &str = "disabled";
-const ENABLED: &str = "enabled";
+pub(crate) const DISABLED: &str = "disabled";
+pub(crate) const ENABLED: &str = "enabled";
 
 /// The kubelet gives a static pod no uid but this hash of its file; its mirror pod has both.
 const CONFIG_HASH: &str = "kubernetes.io/config.mirror";

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::pods::decide::REDIRECT;
+use crate::pods::decide::{DISABLED, REDIRECT};
 
 /// A BackendTLSPolicy. Its status is not ours to read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ impl BackendTlsPolicy {
 
     /// Whether its author left it to other implementations, such as a gateway.
     pub(super) fn is_opted_out(&self) -> bool {
-        self.redirect() == Some("disabled")
+        self.redirect() == Some(DISABLED)
     }
 }
 

@@ -45,7 +45,7 @@ use k8s_openapi::jiff::Timestamp;
 use ca::{Authorities, Resolved};
 use validate::{Spec, Trust};
 
-use crate::pods::decide::REDIRECT;
+use crate::pods::decide::{ENABLED, REDIRECT};
 
 /// What [`compile`] makes of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Policy {
 /// What is no mistake in the spec, but has no effect.
 fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
     let mut warnings = unknown::unknown_fields(&policy.spec);
-    if let Some(value) = policy.redirect().filter(|value| *value != "enabled") {
+    if let Some(value) = policy.redirect().filter(|value| *value != ENABLED) {
         let value = status::quoted(value);
         warnings.push(format!(
             "annotation {REDIRECT}: {value} has no meaning, and no effect: write disabled to have this policy left \

@@ -8,9 +8,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::decide::{Protocol, read_opening};
+use super::decide::Protocol;
 use super::departure::Departure;
-use super::head::{Unread, read_head, without_h2c};
+use super::opening::{Opening, complete, read_first};
 use super::record::Recorded;
 use super::relay::{End, Tally, relay, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
@@ -53,8 +53,6 @@ pub(super) async fn serve(
     connection.finish(ended);
 }
 
-/// Most first messages at one go.
-const FIRST_READ: usize = 4096;
 /// How long close_notify may take to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -94,7 +92,13 @@ impl Connection {
         prepare(&client).map_err(|error| client_gone(&error))?;
         let dialer = Arc::clone(&proxy.dialer);
         let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
-        let opening = read_first(&mut client, &mut upstream).await?;
+        let reading = read_first(&mut client, &mut upstream);
+        let opening = match self.route.options().idle_timeout {
+            Some(limit) => timeout(limit, reading)
+                .await
+                .map_err(|_| idle_for(Some(limit)))?,
+            None => reading.await,
+        }?;
         let protocol = opening.protocol;
         self.access.protocol = Some(protocol.unwrap_or(Protocol::Other).as_str());
         let opening = match complete(&mut client, opening).await {
@@ -122,7 +126,7 @@ impl Connection {
             Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
         match departure.or(upstream.secured(alpn)).await {
-            Ok(stream) if alpn != Alpn::None && self.rewrites_host() => {
+            Ok(stream) if alpn != Alpn::None && self.route.options().rewrite_host => {
                 self.rewrite(client, stream, opening.first).await
             }
             Ok(stream) => self.relay_secured(client, stream, opening).await,
@@ -191,11 +195,6 @@ impl Connection {
                 Err(failure)
             }
         }
-    }
-
-    fn rewrites_host(&self) -> bool {
-        let plan = self.route.target.plan.as_ref();
-        plan.is_ok_and(|plan| plan.options.rewrite_host)
     }
 
     /// The client speaks HTTP, and its requests get the policy's hostname.
@@ -269,65 +268,6 @@ impl Connection {
     }
 }
 
-/// What was read before the relay, and what it told.
-struct Opening {
-    /// `None`: the client was silent, and the server spoke or failed first.
-    protocol: Option<Protocol>,
-    first: Vec<u8>,
-    greeting: Vec<u8>,
-}
-
-/// Waits for the client's first words or the server's.
-async fn read_first(client: &mut TcpStream, upstream: &mut Upstream) -> Result<Opening, Failure> {
-    let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
-    let protocol = tokio::select! {
-        biased;
-        protocol = read_opening(client, &mut first) => Some(protocol.map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::TimedOut => too_much("a ClientHello or HTTP/2 preface was not complete in time"),
-                _ => client_gone(&error),
-            }
-        })?),
-        () = upstream.server_first(&mut greeting) => None,
-    };
-    Ok(Opening {
-        protocol,
-        first,
-        greeting,
-    })
-}
-
-/// Reads the whole head of an HTTP/1 client's first request, and takes out of it what can't be honoured.
-async fn complete(
-    client: &mut TcpStream,
-    mut opening: Opening,
-) -> Result<Opening, (Failure, Answer)> {
-    let Some(Protocol::Http1 { .. }) = opening.protocol else {
-        return Ok(opening);
-    };
-    let (failure, answer) = match read_head(client, &mut opening.first).await {
-        Ok(()) => {
-            opening.first = without_h2c(opening.first);
-            return Ok(opening);
-        }
-        // Nobody will read it.
-        Err(Unread::Failed(error)) => (client_gone(&error), Answer::TOO_SLOW),
-        Err(Unread::TooSlow) => {
-            let failure = too_much("a request's head was not complete in time");
-            (failure, Answer::TOO_SLOW)
-        }
-        Err(Unread::TooLong) => {
-            let failure = too_much("a request's head is longer than 64 KiB");
-            (failure, Answer::TOO_LONG)
-        }
-    };
-    Err((failure, answer))
-}
-
-fn too_much(detail: &str) -> Failure {
-    Failure::new(Reason::ClientLimit, detail)
-}
-
 fn idle_for(limit: Option<Duration>) -> Failure {
     let limit = limit.unwrap_or_default();
     Failure::new(
@@ -336,7 +276,7 @@ fn idle_for(limit: Option<Duration>) -> Failure {
     )
 }
 
-fn client_gone(error: &io::Error) -> Failure {
+pub(super) fn client_gone(error: &io::Error) -> Failure {
     Failure::new(
         Reason::ClientGone,
         format!("the client's connection failed: {error}"),

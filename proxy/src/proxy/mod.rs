@@ -7,6 +7,7 @@ mod departure;
 mod head;
 mod limit;
 mod names;
+mod opening;
 mod record;
 mod relay;
 mod respond;

@@ -55,7 +55,6 @@ fn pods(namespaces: &[&str]) -> Arc<Pods> {
 }
 
 /// One target, whose policy names the Secret `client`.
-#[allow(clippy::needless_update)] // Whatever other options there are.
 fn snapshot() -> Snapshot {
     let plan = Origination {
         hostname: "www.example.com".to_owned(),

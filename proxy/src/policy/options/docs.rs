@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use rustls::crypto::aws_lc_rs::DEFAULT_KX_GROUPS;
+
 use super::PREFIX;
 use super::values::TABLE;
 
@@ -43,4 +45,14 @@ fn options_md_is_up_to_date() {
         written == text,
         "docs/options.md is out of date: run this test with NODETLS_BLESS=1"
     );
+}
+
+#[test]
+fn the_default_groups_are_those_of_the_library() {
+    let names = DEFAULT_KX_GROUPS.iter().map(|group| group.name().as_str());
+    let names: Option<Vec<_>> = names.collect();
+    let entry = TABLE
+        .iter()
+        .find(|entry| entry.key == "key-exchange-groups");
+    assert_eq!(entry.unwrap().default, names.unwrap().join(", "));
 }

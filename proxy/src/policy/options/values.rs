@@ -40,9 +40,9 @@ pub(super) const TABLE: &[Entry] = &[
     Entry {
         key: "key-exchange-groups",
         values: || format!("a list of {}", groups().collect::<Vec<_>>().join(", ")),
-        default: "all but the two of MLKEM alone",
-        meaning: "The groups to offer for the key exchange, the preferred first. By default that is X25519MLKEM768, a \
-                  hybrid with a post-quantum algorithm.",
+        default: "X25519MLKEM768, X25519, secp256r1, secp384r1",
+        meaning: "The groups to offer for the key exchange, the preferred first. X25519MLKEM768 is a hybrid with a \
+                  post-quantum algorithm.",
         read: |value, options| {
             options.groups = list(value, group)?;
             Ok(())
