@@ -6,6 +6,7 @@ pub mod admin;
 pub mod agent;
 pub mod check;
 pub mod controller;
+mod digest;
 pub mod exec;
 pub mod failure;
 pub mod identity;

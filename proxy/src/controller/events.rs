@@ -3,7 +3,6 @@
 //! An Event's name follows from what it says, so the API server itself refuses the second one, whoever wrote the first:
 //! kube's Recorder forgets at each change of the leader, and repeats the old text when only the text has changed.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -14,6 +13,7 @@ use kube::{Api, Client};
 use super::error::{TIMEOUT, describe, is_conflict, is_terminating, within};
 use super::status::{CONTROLLER_NAME, target};
 use super::text::truncated;
+use crate::digest::{hex, sha256};
 use crate::policy::{ObjectName, PolicyStatus};
 
 /// Bytes of an Event's note that the API allows.
@@ -148,13 +148,7 @@ impl Events {
             note,
         } = notice;
         let said = format!("{} {reason} {note}", uid.unwrap_or_default());
-        let hash = digest(&SHA256, said.as_bytes());
-        let hash: String = hash
-            .as_ref()
-            .iter()
-            .take(8)
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hash = hex(&sha256(said.as_bytes())[..8]);
         let head = &name.name[..name.name.floor_char_boundary(MAX_NAME)];
         Event {
             metadata: ObjectMeta {

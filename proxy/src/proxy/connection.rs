@@ -159,7 +159,7 @@ impl Connection {
         } = opening;
         let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
         let mut recorded = Recorded::new(&mut client, record);
-        let (sent, received) = (&mut self.sent, &mut self.received);
+        let (sent, received) = (&self.sent, &self.received);
         let idle = self.route.options().idle_timeout;
         let end = relay(
             &mut recorded,
@@ -223,7 +223,7 @@ impl Connection {
     ) -> Result<(), Failure> {
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
-        let (sent, received) = (&mut self.sent, &mut self.received);
+        let (sent, received) = (&self.sent, &self.received);
         let idle = self.route.options().idle_timeout;
         match relay(
             &mut client,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep};
 
 /// One TLS record's worth (RFC 8446 section 5.1).
 const BUFFER: usize = 16 * 1024;
@@ -60,15 +60,14 @@ pub(super) async fn relay(
     upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     first: Vec<u8>,
     greeting: Vec<u8>,
-    sent: &mut Tally,
-    received: &mut Tally,
+    sent: &Tally,
+    received: &Tally,
     idle_timeout: Option<Duration>,
 ) -> End {
-    let mut idle = idle_timeout.map(Idle::new);
     let mut up = Direction::new(first);
     let mut down = Direction::new(greeting);
     let mut unwritten = None;
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if let Poll::Ready(Err(failed)) = up.poll(cx, client, upstream, sent) {
             match failed {
                 Failed::Read(error) => return Poll::Ready(End::Client(error)),
@@ -81,23 +80,20 @@ pub(super) async fn relay(
         }
         match down.poll(cx, upstream, client, received) {
             Poll::Ready(Err(Failed::Read(error))) => {
-                return Poll::Ready(End::Upstream(cause(error, unwritten.take())));
+                Poll::Ready(End::Upstream(cause(error, unwritten.take())))
             }
-            Poll::Ready(Err(Failed::Write(error))) => return Poll::Ready(End::Client(error)),
-            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => {
-                return Poll::Ready(End::Clean);
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(Failed::Write(error))) => Poll::Ready(End::Client(error)),
+            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => Poll::Ready(End::Clean),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
-        match &mut idle {
-            Some(idle) => idle.poll(cx, sent.bytes() + received.bytes()),
-            None => Poll::Pending,
-        }
-    })
-    .await
+    });
+    tokio::select! {
+        end = ended => end,
+        () = until_idle(sent, received, idle_timeout) => End::Idle,
+    }
 }
 
-/// Ends when no byte was moved for `limit`, or a quarter longer; without one never. For what moves bytes elsewhere.
+/// Ends when no byte was moved for `limit`, or a quarter longer; without one never.
 pub(super) async fn until_idle(sent: &Tally, received: &Tally, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return pending().await;
@@ -109,31 +105,6 @@ pub(super) async fn until_idle(sent: &Tally, received: &Tally, limit: Option<Dur
         if now != moved {
             (moved, since) = (now, Instant::now());
         }
-    }
-}
-
-/// Runs out when no byte was moved for a while.
-struct Idle {
-    limit: Duration,
-    moved: u64,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Idle {
-    fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            moved: 0,
-            timer: Box::pin(sleep(limit)),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<End> {
-        if moved != self.moved {
-            self.moved = moved;
-            self.timer.as_mut().reset(Instant::now() + self.limit);
-        }
-        self.timer.as_mut().poll(cx).map(|()| End::Idle)
     }
 }
 
@@ -184,7 +155,7 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-        tally: &mut Tally,
+        tally: &Tally,
     ) -> Poll<Result<(), Failed>> {
         loop {
             match &mut self.state {

@@ -126,7 +126,7 @@ proptest! {
             let (mut sent, mut received) = (tally(), tally());
             let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
-                relay(&mut client_end, &mut upstream_end, first, greeting, &mut sent, &mut received, None),
+                relay(&mut client_end, &mut upstream_end, first, greeting, &sent, &received, None),
                 exchange(client, up[early..].to_vec()),
                 exchange(upstream, down[early_down..].to_vec()),
             );
@@ -161,8 +161,8 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         &mut upstream_end,
         Vec::new(),
         Vec::new(),
-        &mut sent,
-        &mut received,
+        &sent,
+        &received,
         None,
     );
     let (end, request, answer) = tokio::join!(relayed, server, asker);
@@ -185,8 +185,8 @@ async fn idle_is_counted_from_the_last_byte_of_either_side() {
         &mut upstream_end,
         Vec::new(),
         Vec::new(),
-        &mut sent,
-        &mut received,
+        &sent,
+        &received,
         Some(second),
     );
     let talk = async {

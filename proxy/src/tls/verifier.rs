@@ -16,6 +16,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::identity::{Identity, server_name};
 use super::{describe, v1};
+use crate::digest::{hex, sha256};
 use crate::failure::{Failure, Reason};
 use crate::policy::{Origination, Pin, ValidationMode};
 use words::{bad, expired, not_for_servers, not_yet_valid, unusable};
@@ -206,15 +207,6 @@ impl Verifier {
             Ok(Some(_)) | Err(_) => Err(not_for_servers(&subject)),
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().try_into().unwrap_or_default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl ServerCertVerifier for Verifier {

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::mirror::mirrored;
-use super::{Namespaces, Pods, sha256_hex};
+use super::{Namespaces, Pods};
+use crate::digest::{hex, sha256};
 use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 
 const FILE: &str = "objects";
@@ -85,7 +86,7 @@ impl Kept {
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         self.written = since.unwrap_or_default().as_secs();
         let body = serde_json::to_vec(&self)?;
-        let mut bytes = format!("{MAGIC}{}\n", sha256_hex(&body)).into_bytes();
+        let mut bytes = format!("{MAGIC}{}\n", hex(&sha256(&body))).into_bytes();
         bytes.extend(body);
         Ok(bytes)
     }
@@ -98,7 +99,7 @@ impl Kept {
         let (header, body) = end
             .and_then(|end| Some((rest.get(..end)?, rest.get(end + 1..)?)))
             .ok_or(CacheError::Damaged)?;
-        if header != sha256_hex(body).as_bytes() {
+        if header != hex(&sha256(body)).as_bytes() {
             return Err(CacheError::Damaged);
         }
         Ok(serde_json::from_slice(body)?)

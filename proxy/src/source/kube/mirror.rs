@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::sha256_hex;
+use crate::digest::{hex, sha256};
 use crate::policy::{CaKind, CaName, CaObject, ObjectName, Objects};
 
 /// Label of a mirrored ConfigMap; its value is `true`.
@@ -22,7 +22,7 @@ pub const SOURCE_NAME: &str = "nodetls.io/source-name";
 
 /// The name of the mirrored ConfigMap: `ca-` and the first 16 hex digits of SHA-256 of `KIND namespace/name`.
 pub fn mirror_name(source: &CaName) -> String {
-    let hash = sha256_hex(source.to_string().as_bytes());
+    let hash = hex(&sha256(source.to_string().as_bytes()));
     format!("ca-{}", &hash[..16])
 }
 

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use aws_lc_rs::digest::{SHA256, digest};
 use kube::Client;
 use tokio::sync::{mpsc, watch as latest};
 use tokio_util::task::AbortOnDropHandle;
@@ -132,9 +131,4 @@ pub(crate) async fn connect(namespace: Option<&str>) -> Result<(Client, String)>
     )?;
     let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
     Ok((client, namespace))
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = digest(&SHA256, bytes);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
