@@ -62,7 +62,8 @@ impl IdRange {
     }
 }
 
-/// fd6e:6f64:6574:6c73::/96: the same for IPv6, where the last word is as the IPv4 address (RFC 4193 unique local).
+/// fd6e:6f64:6574:6c73::/96: the same for IPv6, where the last word is as the IPv4 address (RFC 4193 unique local). In
+/// host byte order.
 pub const ID_PREFIX_V6: [u32; 3] = [0xfd6e_6f64, 0x6574_6c73, 0];
 /// The id that no target has: its address is the canary's.
 pub const CANARY_ID: u32 = 0;
@@ -107,6 +108,27 @@ impl Address {
     pub const fn is_v4(&self) -> bool {
         self.ip[0] == 0 && self.ip[1] == 0 && self.ip[2] == Self::MAPPED
     }
+
+    /// Whether this is in [`ID_PREFIX_V6`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v6_id(&self) -> bool {
+        let [a, b, c] = ID_PREFIX_V6;
+        self.ip[0] == a.to_be() && self.ip[1] == b.to_be() && self.ip[2] == c.to_be()
+    }
+
+    /// The IP address that a connect to this one is turned to: of the same family, and ending in `last` (network byte
+    /// order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn turned_to(&self, last: u32) -> [u32; 4] {
+        let [a, b, c] = ID_PREFIX_V6;
+        if self.is_v4() {
+            [0, 0, Self::MAPPED, last]
+        } else {
+            [a.to_be(), b.to_be(), c.to_be(), last]
+        }
+    }
 }
 
 /// The value of IDS: what a target id stands for.
@@ -129,6 +151,8 @@ pub enum Mode {
     Deny = 2,
     /// Let through untouched: the node's own netns, and those opted out.
     Bypass = 3,
+    /// Turned to the proxy, except that IPv6 is refused: the netns has no route to it.
+    RedirectV4 = 4,
 }
 
 macro_rules! events {
@@ -164,7 +188,7 @@ events! {
     DeniedNetns = "denied", "netns";
     /// The netns is not known (yet).
     DeniedUnknownNetns = "denied", "unknown_netns";
-    /// A native IPv6 destination, which is not redirected yet.
+    /// An IPv6 destination, from a netns without IPv6 on its loopback device.
     DeniedIpv6 = "denied", "ipv6";
     /// The client bound its socket to a device, from which loopback can't be reached.
     DeniedBoundDevice = "denied", "bound_device";

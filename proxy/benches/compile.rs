@@ -184,7 +184,7 @@ fn main() {
         }
     });
     println!(
-        "{} policies, {} Services, {} targets of 65,535; resident: objects {:.0} MiB, compiled {:.0} MiB more",
+        "{} policies, {} Services, {} targets of 65,534; resident: objects {:.0} MiB, compiled {:.0} MiB more",
         objects.policies.len(),
         objects.services.len(),
         compiled.snapshot.targets.len(),

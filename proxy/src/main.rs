@@ -31,7 +31,7 @@ enum Command {
     #[command(hide = true)]
     Canary {
         cgroup: PathBuf,
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
     },
 }
 
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(options) => agent::run(*options).map(|()| ExitCode::SUCCESS),
         Command::Controller(options) => controller::start(&options).map(|()| ExitCode::SUCCESS),
-        Command::Canary { cgroup, address } => {
-            redirect::run_canary_child(&cgroup, address).map(|()| ExitCode::SUCCESS)
+        Command::Canary { cgroup, addresses } => {
+            redirect::run_canary_child(&cgroup, &addresses).map(|()| ExitCode::SUCCESS)
         }
         Command::Exec(options) => return exec::run(&options),
         Command::Check(options) => check::run(&options),

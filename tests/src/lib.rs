@@ -28,6 +28,12 @@ pub const CLUSTER_IP: &str = "10.96.0.10";
 pub const BACKEND_IP: &str = "10.99.0.2";
 /// The pod's address.
 pub const POD_IP: &str = "10.99.0.1";
+/// The Service's ClusterIP of IPv6, where a test gives it one.
+pub const CLUSTER_IP6: &str = "fd00:96::10";
+/// The backend's IPv6 address.
+pub const BACKEND_IP6: &str = "fd00:99::2";
+/// The pod's IPv6 address.
+pub const POD_IP6: &str = "fd00:99::1";
 /// The hostname of the policy.
 pub const HOST: &str = "www.example.com";
 /// What a client of the Service dials.

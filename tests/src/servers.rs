@@ -44,7 +44,7 @@ impl World {
     #[track_caller]
     pub fn echo(&mut self, identity: &Identity, port: u16) {
         let mut echo = self.tls_server("tls-echo", identity, port);
-        echo.args(["--listen", &format!("0.0.0.0:{port}")]);
+        echo.args(["--listen", &format!("[::]:{port}")]);
         self.serve(echo, port);
     }
 

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::free_port;
 use crate::process::{Running, ip};
-use crate::{BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, config_map, policy, service};
+use crate::{
+    BACKEND_IP, BACKEND_IP6, CLUSTER_IP, CLUSTER_IP6, Ca, HOST, POD_IP, POD_IP6, config_map,
+    policy, service,
+};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -52,10 +55,17 @@ impl World {
         ip(&format!("-n {pod} addr add {POD_IP}/24 dev eth0"));
         ip(&format!("-n {backend} addr add {BACKEND_IP}/24 dev eth0"));
         ip(&format!("-n {backend} addr add {CLUSTER_IP}/32 dev lo"));
+        ip(&format!("-n {pod} addr add {POD_IP6}/64 dev eth0 nodad"));
+        ip(&format!(
+            "-n {backend} addr add {BACKEND_IP6}/64 dev eth0 nodad"
+        ));
+        ip(&format!("-n {backend} addr add {CLUSTER_IP6}/128 dev lo"));
         for netns in [&pod, &backend] {
             ip(&format!("-n {netns} link set eth0 up"));
         }
-        ip(&format!("-n {pod} route add default via {BACKEND_IP}"));
+        for gateway in [BACKEND_IP, BACKEND_IP6] {
+            ip(&format!("-n {pod} route add default via {gateway}"));
+        }
         let cgroup = nodetls::redirect::default_cgroup()
             .unwrap()
             .join(format!("nodetls-test-{id}"));

@@ -3,7 +3,9 @@
 
 use std::process::Command;
 
-use nodetls_tests::{BACKEND_IP, Ca, HOST, Running, World, config_map, occurrences, policy};
+use nodetls_tests::{
+    BACKEND_IP, BACKEND_IP6, Ca, HOST, Running, World, config_map, occurrences, policy,
+};
 
 /// Endpoints on the backend, besides [`BACKEND_IP`].
 const SECOND: &str = "10.99.0.3";
@@ -104,13 +106,17 @@ fn an_endpoint_is_dialled_with_tls_as_long_as_it_is_one() {
 }
 
 #[test]
-fn an_ipv6_endpoint_is_refused_and_not_dialled_in_plaintext() {
+fn an_ipv6_endpoint_is_a_target_too() {
     let world = world();
-    world.manifest("slice6.yaml", &slice("IPv6", &["fd99::2"]));
+    world.manifest("slice6.yaml", &slice("IPv6", &[BACKEND_IP6]));
     targets(&world, 3.0);
-    let answer = world.dial(&["[fd99::2]:8443"]);
-    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
-    assert_eq!(world.connects("denied", "ipv6"), 1.0);
+    let answer = world.dial(&[
+        &format!("[{BACKEND_IP6}]:8443"),
+        "--send",
+        "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n",
+    ]);
+    assert!(answer.contains("200 OK"), "{answer}");
+    assert!(answer.contains(HOST), "{answer}");
 }
 
 #[test]
@@ -160,7 +166,7 @@ fn too_many_endpoints_change_nothing_that_worked() {
         &policy(HOST).replace(", sectionName: '443'", ""),
     );
     world.manifest("slice.yaml", &many(&ips));
-    let cause = "70700 addresses are targeted, but the map TARGETS holds 65535";
+    let cause = "70700 addresses are targeted, but the map TARGETS holds 65534";
     world.wait("it says what is wrong", |world| {
         world.get("/healthz/ready").contains(cause)
     });

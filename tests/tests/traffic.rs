@@ -260,43 +260,6 @@ fn fastest(attempt: impl FnMut() -> Duration) -> Duration {
 }
 
 #[test]
-fn a_native_ipv6_target_is_denied_not_forgotten() {
-    let (world, _ca) = World::with_echo();
-    let dual = service("tls-backend", CLUSTER_IP, 443, 8443).replace(
-        "spec:\n  clusterIP",
-        "spec:\n  clusterIPs: [10.96.0.10, 'fd00:96::10']\n  clusterIP",
-    );
-    world.manifest("service.yaml", &dual);
-    world.wait("both addresses are targets", |world| {
-        world.metric("nodetls_targets", &[]) == 2.0
-    });
-    let answer = world.dial(&["[fd00:96::10]:443"]);
-    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
-    assert_eq!(
-        world.metric("nodetls_ebpf_connects_total", &["denied", "ipv6"]),
-        1.0
-    );
-}
-
-/// No connect is redirected to it yet, but who dials an id's IPv6 address reaches the same target.
-#[test]
-fn the_ipv6_listener_serves_ids_too() {
-    let (mut world, _ca) = World::with_echo();
-    let mut route = world.in_pod("ip");
-    route.args(["-6", "route", "add", "local", "fd6e:6f64:6574:6c73::/96"]);
-    assert!(route.args(["dev", "lo"]).status().unwrap().success());
-    let id_1 = "[fd6e:6f64:6574:6c73::7f80:1]:443";
-    let answer = world.dial(&[id_1, "--send", GET]);
-    assert!(answer.contains("200 OK"), "{answer}");
-    let other_range = "[fd6e:6f64:6574:6c73::7fc0:1]:443";
-    let answer = world.dial(&[other_range, "--send", GET]);
-    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
-    world.kill_agent();
-    let answer = world.dial(&[id_1, "--send", GET]);
-    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
-}
-
-#[test]
 fn nginx_serves_a_large_body() {
     let ca = Ca::new("test-ca");
     let body = "0123456789abcdef".repeat(500_000);

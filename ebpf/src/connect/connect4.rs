@@ -15,7 +15,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
         Verdict::Return(value) => value,
         Verdict::Redirect(ip) => {
             // SAFETY: as above; user_ip4 may be written by this hook.
-            unsafe { (*address).user_ip4 = ip };
+            unsafe { (*address).user_ip4 = ip[3] };
             1
         }
     }

@@ -25,9 +25,14 @@ fn connect6(ctx: SockAddrContext) -> i32 {
     match decide(&ctx, &destination) {
         Verdict::Return(value) => value,
         Verdict::Redirect(ip) => {
-            // Only mapped addresses are redirected, so the other words stay.
             // SAFETY: as above; user_ip6 may be written by this hook.
-            unsafe { core::ptr::write_volatile(&raw mut (*address).user_ip6[3], ip) };
+            unsafe {
+                let words = &raw mut (*address).user_ip6;
+                core::ptr::write_volatile(&raw mut (*words)[0], ip[0]);
+                core::ptr::write_volatile(&raw mut (*words)[1], ip[1]);
+                core::ptr::write_volatile(&raw mut (*words)[2], ip[2]);
+                core::ptr::write_volatile(&raw mut (*words)[3], ip[3]);
+            }
             1
         }
     }

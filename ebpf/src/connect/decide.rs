@@ -45,8 +45,8 @@ pub(crate) fn ids() -> IdRange {
 pub(crate) enum Verdict {
     /// Return this to the kernel.
     Return(i32),
-    /// Replace the IPv4 destination by this address (network byte order), then let it pass.
-    Redirect(u32),
+    /// Replace the destination's IP address by this one (network byte order), then let it pass.
+    Redirect([u32; 4]),
 }
 
 #[inline(always)]
@@ -88,6 +88,13 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
             Verdict::Return(PASS)
         }
         Some(&mode) if mode == Mode::Redirect as u32 => redirect(ctx, destination, id),
+        Some(&mode) if mode == Mode::RedirectV4 as u32 => {
+            if destination.is_v4() {
+                redirect(ctx, destination, id)
+            } else {
+                deny(Event::DeniedIpv6)
+            }
+        }
         Some(_) => deny(Event::DeniedNetns),
         None => deny(Event::DeniedUnknownNetns),
     }
@@ -95,19 +102,18 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
 
 #[inline(always)]
 fn redirect(ctx: &SockAddrContext, destination: &Address, id: u32) -> Verdict {
-    if !destination.is_v4() {
-        return deny(Event::DeniedIpv6);
-    }
     // SAFETY: fields of the context; the verifier insists on the null check.
     let device = unsafe {
         let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
         if sk.is_null() { 0 } else { (*sk).bound_dev_if }
     };
-    if device != 0 && device != IFINDEX_LO {
+    // Over IPv6 an answer to the pod's own address comes in by that address' device, not by lo.
+    let reachable = device == 0 || device == IFINDEX_LO && destination.is_v4();
+    if !reachable {
         return deny(Event::DeniedBoundDevice);
     }
     count(Event::Redirected);
-    Verdict::Redirect(ids().address(id).to_be())
+    Verdict::Redirect(destination.turned_to(ids().address(id).to_be()))
 }
 
 #[inline(always)]
@@ -131,7 +137,7 @@ pub(crate) fn original(ctx: &SockAddrContext, id: u32, port: u32) -> Option<&'st
     }
     // SAFETY: as above.
     let mode = unsafe { PODS.get(bpf_get_netns_cookie(ctx.as_ptr())) }?;
-    if *mode != Mode::Redirect as u32 {
+    if *mode != Mode::Redirect as u32 && *mode != Mode::RedirectV4 as u32 {
         return None;
     }
     count(Event::PeerNamed);

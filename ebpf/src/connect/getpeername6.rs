@@ -1,4 +1,4 @@
-//! cgroup/getpeername6: the same for IPv6 sockets that dialled an IPv4-mapped address.
+//! cgroup/getpeername6: the same for IPv6 sockets, also those that dialled an IPv4-mapped address.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -20,14 +20,20 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
         ];
         (words, (*address).user_port)
     };
-    let ip = u32::from_be(words[3]);
-    if (Address { ip: words, port }).is_v4()
-        && let Some(id) = ids().id(ip)
+    let peer = Address { ip: words, port };
+    if (peer.is_v4() || peer.is_v6_id())
+        && let Some(id) = ids().id(u32::from_be(words[3]))
         && let Some(original) = original(&ctx, id, port)
-        && original.is_v4()
+        && original.is_v4() == peer.is_v4()
     {
         // SAFETY: as above; user_ip6 may be written by this hook.
-        unsafe { core::ptr::write_volatile(&raw mut (*address).user_ip6[3], original.ip[3]) };
+        unsafe {
+            let words = &raw mut (*address).user_ip6;
+            core::ptr::write_volatile(&raw mut (*words)[0], original.ip[0]);
+            core::ptr::write_volatile(&raw mut (*words)[1], original.ip[1]);
+            core::ptr::write_volatile(&raw mut (*words)[2], original.ip[2]);
+            core::ptr::write_volatile(&raw mut (*words)[3], original.ip[3]);
+        }
     }
     1
 }

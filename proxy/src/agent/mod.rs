@@ -261,8 +261,10 @@ impl Agent {
 
     /// Follows changes until a signal, or until another agent has taken over.
     async fn follow(&mut self, signals: &mut Signals) -> Result<()> {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let [mut tick, mut routes] = [TICK, RECONCILE].map(interval);
+        for timer in [&mut tick, &mut routes] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         loop {
             tokio::select! {
                 update = self.source.next() => self.apply(&update)?,
@@ -278,8 +280,15 @@ impl Agent {
                         return Ok(());
                     }
                 }
+                _ = routes.tick() => self.keep_routes().await,
                 () = signals.next() => return Ok(()),
             }
+        }
+    }
+
+    async fn keep_routes(&mut self) {
+        if let Ok(_charge) = self.epoch.hold(&self.maps) {
+            self.pods.keep_routes(&mut self.maps.pods).await;
         }
     }
 

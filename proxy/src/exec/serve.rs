@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nodetls_ebpf::Mode;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::time::timeout;
 
@@ -17,8 +16,8 @@ use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::agent::{log_status, raise_fd_limit};
 use crate::identity::{DEFAULT_NAMESPACE, Keeper};
 use crate::metrics::Metrics;
-use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::pods::{Enrolled, Pod};
+use crate::pods::netns::NetnsThread;
+use crate::pods::{Enrolled, Pod, Ready};
 use crate::policy::{self, Installation, Snapshot};
 use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
@@ -73,11 +72,11 @@ async fn serve(options: &Options) -> Result<()> {
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);
-    let cookie = current_cookie()?;
     let pod = Pod::new("exec", Some(DEFAULT_NAMESPACE), netns);
-    let mut pod = Enrolled::new(&redirect, pod, cookie, listeners)?;
+    let ready = Ready::here(listeners, redirect.ids())?;
+    let mut pod = Enrolled::new(&redirect, pod, ready)?;
     pod.serve(&proxy)?;
-    maps.pods.set(cookie, Mode::Redirect)?;
+    pod.redirect(&mut maps.pods)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
     let mut publish = |publisher: &mut Publisher, update: &Update| {
         let snapshot = compile(update, &installation);

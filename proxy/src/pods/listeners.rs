@@ -6,30 +6,62 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use nodetls_ebpf::{CANARY_ID, ID_PREFIX_V6, IdRange};
+use nodetls_ebpf::{CANARY_ID, ID_PREFIX_V6, IdRange, Mode};
 
+use super::local_route;
 use super::netns::{NetnsThread, current_cookie, tcp_socket};
 
 /// A port that no application listens on, so that no wildcard bind of the pod's collides (tcpmux, RFC 1078).
 const LISTENER_PORT: u16 = 1;
 const BACKLOG: i32 = 4096;
 
-/// The cookie of `netns`, and listeners in it that no other agent's collide with.
-pub async fn open(
-    thread: &NetnsThread,
-    netns: &Arc<File>,
-    epoch: u64,
-) -> Result<(u64, Vec<TcpListener>)> {
+/// A netns made ready for its redirected connections.
+pub struct Ready {
+    /// Its cookie.
+    pub cookie: u64,
+    /// For IPv4, and for IPv6 if there is any.
+    pub listeners: Vec<TcpListener>,
+    /// Whether IPv6 connects can be redirected too.
+    pub mode: Mode,
+}
+
+impl Ready {
+    /// The current netns, with listeners of its own.
+    ///
+    /// # Errors
+    /// As [`current_cookie`].
+    pub fn here(listeners: Vec<TcpListener>, ids: IdRange) -> io::Result<Self> {
+        Ok(Self {
+            cookie: current_cookie()?,
+            mode: mode(listeners.len() > 1, ids),
+            listeners,
+        })
+    }
+}
+
+/// Opens listeners in `netns` that no other agent's collide with.
+pub(super) async fn open(thread: &NetnsThread, netns: &Arc<File>, epoch: u64) -> Result<Ready> {
     thread
-        .run(netns, move || Ok((current_cookie()?, listeners(epoch)?)))
+        .run(netns, move || {
+            Ready::here(listeners(epoch)?, IdRange::AGENT)
+        })
         .await
         .context("its listeners can't be opened")
+}
+
+/// What can be done with the connects of the current netns. Without the route, those over IPv6 would leave the netns.
+pub(super) fn mode(has_v6_listener: bool, ids: IdRange) -> Mode {
+    if has_v6_listener && local_route::add(ids).is_ok() {
+        Mode::Redirect
+    } else {
+        Mode::RedirectV4
+    }
 }
 
 /// The listeners of one netns: sk_lookup hands them their connections, so their own addresses only have to be odd.
 fn listeners(epoch: u64) -> io::Result<Vec<TcpListener>> {
     let [high, low] = (epoch as u16).to_be_bytes();
-    let v6 = listener_v6(1 << 16 | u32::from(epoch as u16));
+    let v6 = address_v6(1 << 16 | u32::from(epoch as u16));
     listen_at(Ipv4Addr::new(127, 77, high, low), v6, |ip| {
         match bind(ip, LISTENER_PORT) {
             // A process of the pod sits there, or an agent of another layout: any other port will do.
@@ -46,7 +78,7 @@ fn listeners(epoch: u64) -> io::Result<Vec<TcpListener>> {
 pub fn own_listeners(ids: IdRange) -> io::Result<Vec<TcpListener>> {
     let ip = ids.address(CANARY_ID);
     let bind = |ip| bind(ip, LISTENER_PORT);
-    listen_at(Ipv4Addr::from_bits(ip), listener_v6(ip), bind)
+    listen_at(Ipv4Addr::from_bits(ip), address_v6(ip), bind)
 }
 
 fn listen_at(
@@ -60,7 +92,8 @@ fn listen_at(
     Ok(listeners)
 }
 
-fn listener_v6(last: u32) -> Ipv6Addr {
+/// The address of [`ID_PREFIX_V6`] that ends in `last`.
+pub(crate) fn address_v6(last: u32) -> Ipv6Addr {
     let [a, b, c] = ID_PREFIX_V6.map(u128::from);
     Ipv6Addr::from_bits(a << 96 | b << 64 | c << 32 | u128::from(last))
 }

@@ -5,6 +5,7 @@ pub mod decide;
 mod kubepods;
 mod listeners;
 pub mod lister;
+pub mod local_route;
 pub mod named;
 pub mod netns;
 mod process;
@@ -16,12 +17,14 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use anyhow::Result;
-use nodetls_ebpf::{LISTENER_V4, LISTENER_V6, Mode};
+use nodetls_ebpf::{IdRange, LISTENER_V4, LISTENER_V6, Mode};
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use self::decide::{Bypass, Decision, PodInfo};
-pub use self::listeners::{open, own_listeners};
+pub(crate) use self::listeners::address_v6;
+pub use self::listeners::{Ready, own_listeners};
+use self::listeners::{mode, open};
 use self::lister::{Lister, Netns};
 use self::netns::{NetnsThread, current_cookie};
 use crate::redirect::{Effect, Lookup, PodModes, Redirect};
@@ -60,31 +63,32 @@ pub trait Serve {
 /// A pod whose connects can be turned to us. Dropping it changes nothing in the kernel.
 pub struct Enrolled {
     pod: Arc<Pod>,
-    cookie: u64,
     lookup: Lookup,
-    listeners: Vec<TcpListener>,
+    ready: Ready,
 }
 
 impl Enrolled {
-    /// Attaches the sk_lookup program of `pod`'s netns, whose `listeners` are to get its connections.
-    pub fn new(
-        redirect: &Redirect,
-        pod: Pod,
-        cookie: u64,
-        listeners: Vec<TcpListener>,
-    ) -> Result<Self> {
-        let lookup = Lookup::attach(redirect, cookie, &pod.netns)?;
+    /// Attaches the sk_lookup program of `pod`'s netns, whose listeners are to get its connections.
+    pub fn new(redirect: &Redirect, pod: Pod, ready: Ready) -> Result<Self> {
+        let lookup = Lookup::attach(redirect, ready.cookie, &pod.netns)?;
         Ok(Self {
             pod: Arc::new(pod),
-            cookie,
             lookup,
-            listeners,
+            ready,
         })
+    }
+
+    /// From here on the pod's connects to targets are turned to the listeners.
+    pub fn redirect(&self, modes: &mut PodModes) -> Result<()> {
+        modes.set(self.ready.cookie, self.ready.mode)
     }
 
     /// From here on new connections come to our listeners, and wait there.
     pub fn listen(&mut self) -> Result<()> {
-        for (slot, listener) in [LISTENER_V4, LISTENER_V6].into_iter().zip(&self.listeners) {
+        for (slot, listener) in [LISTENER_V4, LISTENER_V6]
+            .into_iter()
+            .zip(&self.ready.listeners)
+        {
             self.lookup.set_listener(slot, listener)?;
         }
         Ok(())
@@ -92,7 +96,7 @@ impl Enrolled {
 
     /// Has them served. The listeners stay open until both this and the server's are dropped.
     pub fn serve(&self, server: &impl Serve) -> Result<()> {
-        let listeners = self.listeners.iter().map(TcpListener::try_clone);
+        let listeners = self.ready.listeners.iter().map(TcpListener::try_clone);
         server.serve(&self.pod, listeners.collect::<Result<_, _>>()?);
         Ok(())
     }
@@ -143,7 +147,7 @@ impl Pods {
     /// The names of the netns that are enrolled or bypassed, by cookie.
     pub fn names(&self) -> BTreeMap<u64, String> {
         let enrolled = self.enrolled.values();
-        let enrolled = enrolled.map(|(_, pod)| (pod.cookie, &pod.pod.name));
+        let enrolled = enrolled.map(|(_, pod)| (pod.ready.cookie, &pod.pod.name));
         let bypassed = self.bypassed.values();
         let bypassed = bypassed.map(|netns| (netns.cookie, &netns.label));
         let mut names: BTreeMap<_, _> = bypassed
@@ -204,6 +208,26 @@ impl Pods {
         Ok(failed)
     }
 
+    /// Sees that each pod still has its IPv6 route, which goes with its loopback device: without, connects over IPv6
+    /// are refused. To be called now and then.
+    pub async fn keep_routes(&mut self, modes: &mut PodModes) {
+        for (_, pod) in self.enrolled.values_mut() {
+            let has_v6_listener = pod.ready.listeners.len() > 1;
+            let work = move || Ok(mode(has_v6_listener, IdRange::AGENT));
+            let now = self.thread.run(&pod.pod.netns, work).await;
+            let now = now.unwrap_or(Mode::RedirectV4);
+            if now == pod.ready.mode {
+                continue;
+            }
+            pod.ready.mode = now;
+            let netns = &pod.pod.name;
+            match pod.redirect(modes) {
+                Ok(()) => tracing::info!(netns, ipv6 = now == Mode::Redirect, "loopback changed"),
+                Err(error) => tracing::error!(netns, error = format!("{error:#}"), "not in PODS"),
+            }
+        }
+    }
+
     /// Takes the enrolled pods back from an agent that took them over and died.
     pub fn take_back(&mut self, redirect: &Redirect, modes: &mut PodModes) -> Result<()> {
         self.listening = false;
@@ -212,8 +236,8 @@ impl Pods {
             modes.set(bypassed.cookie, Mode::Bypass)?;
         }
         for (_, pod) in self.enrolled.values_mut() {
-            pod.lookup = Lookup::attach(redirect, pod.cookie, &pod.pod.netns)?;
-            modes.set(pod.cookie, Mode::Redirect)?;
+            pod.lookup = Lookup::attach(redirect, pod.ready.cookie, &pod.pod.netns)?;
+            pod.redirect(modes)?;
         }
         Ok(())
     }
@@ -233,7 +257,8 @@ impl Pods {
 
     /// Removes what earlier agents left for netns that are neither enrolled nor bypassed now.
     pub fn remove_stale(&self, redirect: &Redirect, modes: &mut PodModes) {
-        let enrolled: HashSet<u64> = self.enrolled.values().map(|(_, pod)| pod.cookie).collect();
+        let enrolled = self.enrolled.values();
+        let enrolled: HashSet<u64> = enrolled.map(|(_, pod)| pod.ready.cookie).collect();
         for cookie in modes.cookies() {
             let bypassed = self.bypassed.values().any(|other| other.cookie == cookie);
             if cookie != self.own && !bypassed && !enrolled.contains(&cookie) {
@@ -259,11 +284,12 @@ impl Pods {
             return Ok(());
         }
         let (netns, label) = (found.file, found.label);
-        let (cookie, listeners) = open(&self.thread, &netns, self.epoch).await?;
+        let ready = open(&self.thread, &netns, self.epoch).await?;
+        let cookie = ready.cookie;
         if self
             .enrolled
             .values()
-            .any(|(_, other)| other.cookie == cookie)
+            .any(|(_, other)| other.ready.cookie == cookie)
         {
             // A second name of the same netns.
             return Ok(());
@@ -273,11 +299,11 @@ impl Pods {
             return Ok(());
         }
         let pod = Pod::new(&label, found.namespace.as_deref(), netns);
-        let mut enrolled = Enrolled::new(redirect, pod, cookie, listeners)?;
+        let mut enrolled = Enrolled::new(redirect, pod, ready)?;
         if self.listening {
             enrolled.listen()?;
         }
-        modes.set(cookie, Mode::Redirect)?;
+        enrolled.redirect(modes)?;
         // Last: what was served would have to be taken back if something failed.
         enrolled.serve(server)?;
         tracing::info!(netns = label, "enrolled");
@@ -294,7 +320,8 @@ impl Pods {
         }
         let cookie = self.thread.run(&found.file, current_cookie).await?;
         // Enrolled under another name.
-        if !self.enrolled.values().any(|(_, pod)| pod.cookie == cookie) {
+        let mut enrolled = self.enrolled.values();
+        if !enrolled.any(|(_, pod)| pod.ready.cookie == cookie) {
             modes.set(cookie, Mode::Bypass)?;
         }
         let bypassed = Bypassed {
@@ -320,11 +347,11 @@ impl Pods {
             .collect();
         for name in gone {
             if let Some((_, enrolled)) = self.enrolled.remove(&name) {
-                modes.remove(enrolled.cookie);
+                modes.remove(enrolled.ready.cookie);
                 enrolled.pod.released.cancel();
                 enrolled.lookup.remove();
                 // Under another name it may be one to bypass: that is to be said again.
-                let cookie = enrolled.cookie;
+                let cookie = enrolled.ready.cookie;
                 self.bypassed.retain(|_, other| other.cookie != cookie);
                 tracing::info!(netns = enrolled.pod.name, "released");
             }
@@ -336,7 +363,7 @@ impl Pods {
             });
             let cookie = bypassed.cookie;
             // Enrolled under another name.
-            let redirected = enrolled.values().any(|(_, pod)| pod.cookie == cookie);
+            let redirected = enrolled.values().any(|(_, pod)| pod.ready.cookie == cookie);
             if !stays && !redirected && cookie != own {
                 modes.remove(cookie);
             }

@@ -123,7 +123,7 @@ proptest! {
             let (upstream, upstream_end) = duplex(300);
             let mut client_end = Weird::new(client_end, &scripts[0]);
             let mut upstream_end = Weird::new(upstream_end, &scripts[1]);
-            let (mut sent, mut received) = (tally(), tally());
+            let (sent, received) = (tally(), tally());
             let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
                 relay(&mut client_end, &mut upstream_end, first, greeting, &sent, &received, None),
@@ -155,7 +155,7 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         client.read_to_end(&mut answer).await.unwrap();
         answer
     };
-    let (mut sent, mut received) = (tally(), tally());
+    let (sent, received) = (tally(), tally());
     let relayed = relay(
         &mut client_end,
         &mut upstream_end,
@@ -177,7 +177,7 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
 async fn idle_is_counted_from_the_last_byte_of_either_side() {
     let (mut client, mut client_end) = duplex(64);
     let (mut upstream_end, mut server) = duplex(64);
-    let (mut sent, mut received) = (tally(), tally());
+    let (sent, received) = (tally(), tally());
     let second = Duration::from_secs(1);
     let started = Instant::now();
     let relayed = relay(

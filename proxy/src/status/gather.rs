@@ -156,7 +156,7 @@ fn netns(pins: &Path, pods: &BTreeMap<u64, u32>) -> io::Result<Vec<Netns>> {
         let is = |mode: Mode| pods.get(&cookie) == Some(&(mode as u32));
         let state = match netns {
             _ if is(Mode::Bypass) => NetnsState::Bypassed,
-            _ if !is(Mode::Redirect) => NetnsState::Denied,
+            _ if !is(Mode::Redirect) && !is(Mode::RedirectV4) => NetnsState::Denied,
             Some(_) => NetnsState::Enrolled,
             None => NetnsState::Detached,
         };

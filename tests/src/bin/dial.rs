@@ -17,6 +17,9 @@ struct Options {
     /// Device to bind to first
     #[arg(long)]
     device: Option<String>,
+    /// IPv6 only
+    #[arg(long)]
+    v6only: bool,
     /// Multipath TCP
     #[arg(long)]
     mptcp: bool,
@@ -83,6 +86,9 @@ fn talk(options: &Options) -> std::io::Result<()> {
         Type::STREAM,
         options.mptcp.then_some(Protocol::MPTCP),
     )?;
+    if options.v6only {
+        socket.set_only_v6(true)?;
+    }
     if let Some(device) = &options.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
