@@ -1,7 +1,8 @@
 //! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,17 +50,26 @@ pub struct AdminState {
     pub live: Option<Live>,
 }
 
-/// Listens at `address`, and serves for as long as the process lives. To be called within a tokio runtime.
+/// Listens at `address`, and serves for as long as the process lives. `[::]` is every address, of IPv4 too. To be called
+/// within a tokio runtime.
 ///
 /// # Errors
 /// The address can't be listened at.
 pub async fn start(address: SocketAddr, state: AdminState) -> Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--admin {address}: can't listen"))?;
+    let mut bound = TcpListener::bind(address).await;
+    if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_ipv6(&bound) {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    let listener = bound.with_context(|| format!("--admin {address}: can't listen"))?;
     tracing::info!(address = %listener.local_addr()?, "admin");
     tokio::spawn(serve(listener, Arc::new(state), CancellationToken::new()));
     Ok(())
+}
+
+/// As with the kernel's `ipv6.disable=1`.
+fn has_no_ipv6(bound: &io::Result<TcpListener>) -> bool {
+    let error = bound.as_ref().err();
+    error.is_some_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
 }
 
 /// Serves until `shutdown` is cancelled; requests on the way are cut off.

@@ -23,9 +23,18 @@ mount --move "$node/sys" /sys
 # For mountPropagation, as systemd does.
 mount --make-rshared /
 
-echo 1 >/proc/sys/net/ipv4/ip_forward
+ipv4() {
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+	ip address add @ADDRESS4@/24 dev eth0
+	ip route add default via @PEER_ADDRESS4@
+	ip route add @PEER_POD_CIDR4@ via @PEER_ADDRESS4@
+}
+ipv6() {
+	echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+	ip address add @ADDRESS6@/64 dev eth0 nodad
+	ip route add default via @PEER_ADDRESS6@
+	ip route add @PEER_POD_CIDR6@ via @PEER_ADDRESS6@
+}
 ip link set lo up
-ip address add @ADDRESS@/24 dev eth0
 ip link set eth0 up
-ip route add default via @PEER_ADDRESS@
-ip route add @PEER_POD_CIDR@ via @PEER_ADDRESS@
+for family in @FAMILIES@; do $family; done

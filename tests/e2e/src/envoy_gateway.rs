@@ -19,7 +19,7 @@ spec:
       containers:
       - name: backend
         image: nodetls.test/tls-echo:1
-        args: ['--listen=0.0.0.0:8443', --log]
+        args: ['--listen=[::]:8443', --log]
         env:
         - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 ";

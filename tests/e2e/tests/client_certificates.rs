@@ -32,7 +32,7 @@ spec:
   containers:
   - name: server
     image: nodetls.test/tls-echo:1
-    args: [--cert=/tls/tls.crt, --key=/tls/tls.key, --client-ca=/tls/ca.crt, '--listen=0.0.0.0:8443', --log]
+    args: [--cert=/tls/tls.crt, --key=/tls/tls.key, --client-ca=/tls/ca.crt, '--listen=[::]:8443', --log]
     readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
     volumeMounts: [{name: tls, mountPath: /tls}]
   volumes: [{name: tls, secret: {secretName: server}}]

@@ -169,7 +169,7 @@ spec:
   containers:
   - name: whoami
     image: nodetls.test/tls-echo:1
-    args: [--cert=/etc/certs/tls.crt, --key=/etc/certs/tls.key, '--listen=0.0.0.0:8443']
+    args: [--cert=/etc/certs/tls.crt, --key=/etc/certs/tls.key, '--listen=[::]:8443']
     readinessProbe: {tcpSocket: {port: 8443}, periodSeconds: 1}
     volumeMounts: [{name: certs, mountPath: /etc/certs}]
   volumes: [{name: certs, secret: {secretName: internal-certs}}]

@@ -28,7 +28,7 @@ spec:
   containers:
   - name: httpbin
     image: nodetls.test/tls-echo:1
-    args: [--cert=/etc/tls/tls.crt, --key=/etc/tls/tls.key, '--listen=0.0.0.0:8080']
+    args: [--cert=/etc/tls/tls.crt, --key=/etc/tls/tls.key, '--listen=[::]:8080']
     readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
     volumeMounts: [{name: tls-cert, mountPath: /etc/tls, readOnly: true}]
   volumes: [{name: tls-cert, secret: {secretName: httpbin, optional: false}}]

@@ -9,20 +9,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::node::Node;
-use super::{LOGS, config};
+use super::{Families, LOGS, config};
 use crate::interrupt;
 
 /// Those started so far. They go on when this is dropped.
 pub(super) struct Daemons {
     programs: PathBuf,
+    families: Families,
     running: Vec<(Child, PathBuf)>,
 }
 
 impl Daemons {
     /// None yet; `programs` is where they are.
-    pub(super) fn new(programs: &Path) -> Self {
+    pub(super) fn new(programs: &Path, families: Families) -> Self {
         Self {
             programs: programs.to_owned(),
+            families,
             running: Vec::new(),
         }
     }
@@ -38,7 +40,7 @@ impl Daemons {
         } else {
             command.arg(self.programs.join("kubernetes")).arg(program);
         }
-        command.args(config::flags(program, node)?);
+        command.args(config::flags(program, self.families, node)?);
         // containerd looks for its shim, runc and nft here.
         let path = env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}:/usr/sbin:/sbin", self.programs.display());

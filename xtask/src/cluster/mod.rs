@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
 use self::node::NODES;
 use crate::image::Profile;
@@ -31,7 +31,11 @@ const LOGS: &str = "/var/lib/nodetls-cluster/logs";
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Start it and wait until it is ready; builds what it needs (the first time: 10 minutes)
-    Up,
+    Up {
+        /// The families of IP that nodes, pods and Services have
+        #[arg(long, value_enum, default_value_t)]
+        families: Families,
+    },
     /// End it and remove all that it made, except what was built
     Down,
     /// Build nodetls' image and install it there as `manifests/` says, in place of what is installed
@@ -44,6 +48,34 @@ pub(crate) enum Verb {
     Figures,
     /// Nodes, pods, and where the logs are
     Status,
+}
+
+/// Families of IP.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Families {
+    /// IPv4 first, and IPv6
+    #[default]
+    Dual,
+    /// IPv6 alone
+    Ipv6,
+}
+
+impl Families {
+    /// Of the values for IPv4 and for IPv6 those that are wanted.
+    fn of<'a>(self, values: &'a [&'static str; 2]) -> &'a [&'static str] {
+        match self {
+            Self::Dual => values,
+            Self::Ipv6 => &values[1..],
+        }
+    }
+
+    /// The first address, as a URL has it.
+    fn host(self, addresses: &[&'static str; 2]) -> String {
+        match self {
+            Self::Dual => addresses[0].to_owned(),
+            Self::Ipv6 => format!("[{}]", addresses[1]),
+        }
+    }
 }
 
 /// Says what has been done, and when.
@@ -65,10 +97,10 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
         bail!("the cluster needs root: it makes namespaces, mounts and cgroups");
     }
     match verb {
-        Verb::Up => {
+        Verb::Up { families } => {
             setup::run(setup::For::Cluster)?;
             let _lock = lock()?;
-            up::run()
+            up::run(*families)
         }
         Verb::Down => {
             let _lock = lock()?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{STATE, cgroups, config};
+use super::{Families, STATE, cgroups, config};
 use crate::{interrupt, sh};
 
 /// Joins a cgroup, then runs what follows; a daemon's cgroup is how `down` finds it and all that it starts.
@@ -16,21 +16,22 @@ const JOIN: &str = r#"echo $$ >"$0" && exec "$@""#;
 
 pub(super) struct Node {
     pub(super) name: &'static str,
-    pub(super) address: &'static str,
-    pub(super) pod_cidr: &'static str,
+    /// IPv4, IPv6.
+    pub(super) addresses: [&'static str; 2],
+    pub(super) pod_cidrs: [&'static str; 2],
 }
 
-/// TEST-NET-1 (RFC 5737) between the nodes; nothing of it is seen outside their namespaces.
+/// TEST-NET-1 (RFC 5737) and 2001:db8::/32 (RFC 3849) between the nodes; nothing of it is seen outside their namespaces.
 pub(super) const NODES: [Node; 2] = [
     Node {
         name: "node1",
-        address: "192.0.2.1",
-        pod_cidr: "10.244.1.0/24",
+        addresses: ["192.0.2.1", "2001:db8::1"],
+        pod_cidrs: ["10.244.1.0/24", "fd00:244:0:1::/64"],
     },
     Node {
         name: "node2",
-        address: "192.0.2.2",
-        pod_cidr: "10.244.2.0/24",
+        addresses: ["192.0.2.2", "2001:db8::2"],
+        pod_cidrs: ["10.244.2.0/24", "fd00:244:0:2::/64"],
     },
 ];
 /// Where the control plane runs.
@@ -92,8 +93,8 @@ impl Node {
     }
 
     /// Mounts, addresses and routes; the link is there.
-    fn furnish(&self) -> Result<()> {
-        let script = config::render("node.sh", Some(self))?;
+    fn furnish(&self, families: Families) -> Result<()> {
+        let script = config::render("node.sh", families, Some(self))?;
         sh::output(self.daemon()?.args(["sh", "-c", &script]))?;
         let holder = cgroups::unified()?
             .join(self.name)
@@ -109,7 +110,7 @@ impl Node {
 }
 
 /// Makes both nodes and the link between them.
-pub(super) fn create() -> Result<()> {
+pub(super) fn create(families: Families) -> Result<()> {
     for node in &NODES {
         node.create()?;
     }
@@ -122,7 +123,7 @@ pub(super) fn create() -> Result<()> {
     let link = format!("link add eth0 netns {one} type veth peer name eth0 netns {two}");
     sh::output(&mut sh::command("ip", &link))?;
     for node in &NODES {
-        node.furnish()?;
+        node.furnish(families)?;
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use super::containerd::Containerd;
 use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
-    LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready, programs, ready,
-    sources,
+    Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready,
+    programs, ready, sources,
 };
 use crate::sh;
 
@@ -19,7 +19,7 @@ use crate::sh;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Starts the cluster, unless it is up. What a crash left is removed first.
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(families: Families) -> Result<()> {
     if ready()? {
         println!("the cluster is up already (`cargo xtask cluster down` ends it)");
         return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn run() -> Result<()> {
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start(&programs, &progress) {
+    if let Err(error) = start(&programs, families, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,18 +42,18 @@ pub(super) fn run() -> Result<()> {
     Ok(())
 }
 
-fn start(programs: &Path, progress: &Progress) -> Result<()> {
+fn start(programs: &Path, families: Families, progress: &Progress) -> Result<()> {
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
     images::build(programs, &images).context("building the images")?;
     progress.say("images are built");
 
     down::note_before()?;
-    config::write().context("writing the configuration")?;
-    node::create().context("making the nodes")?;
+    config::write(families).context("writing the configuration")?;
+    node::create(families).context("making the nodes")?;
     progress.say("nodes: namespaces, mounts, network");
 
-    let mut daemons = Daemons::new(programs);
+    let mut daemons = Daemons::new(programs, families);
     daemons.start(FIRST, "etcd")?;
     daemons.start(FIRST, "kube-apiserver")?;
     for node in &NODES {
@@ -79,6 +79,7 @@ fn start(programs: &Path, progress: &Progress) -> Result<()> {
     }
     let manifests = [
         sources().join("manifests"),
+        Path::new(STATE).join("dns.yaml"),
         programs.join(programs::CRD_FILE),
     ];
     for manifest in &manifests {

@@ -56,7 +56,7 @@ spec:
   containers:
   - name: server
     image: nodetls.test/tls-echo:1
-    args: [--cert=/tls/tls.crt, --key=/tls/tls.key, '--listen=0.0.0.0:8443', --log{mode}]
+    args: [--cert=/tls/tls.crt, --key=/tls/tls.key, '--listen=[::]:8443', --log{mode}]
     env: [{{name: POD_NAME, value: {name}}}]
     readinessProbe: {{tcpSocket: {{port: 8443}}, periodSeconds: 1}}
     volumeMounts: [{{name: tls, mountPath: /tls}}]

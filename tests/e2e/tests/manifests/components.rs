@@ -66,10 +66,7 @@ fn arguments(component: &str, workload: &str) -> Vec<String> {
 #[test]
 fn audit_is_a_flag_of_the_agent() {
     let arguments = arguments("audit", "nodetls-agent");
-    assert_eq!(
-        arguments,
-        ["agent", "--admin=0.0.0.0:15020", "--mode=audit"]
-    );
+    assert_eq!(arguments, ["agent", "--admin=[::]:15020", "--mode=audit"]);
 }
 
 #[test]
@@ -107,7 +104,7 @@ fn secrets_gives_the_controller_one_right_more() {
     let arguments = arguments("secrets", "nodetls-controller");
     assert_eq!(
         arguments,
-        ["controller", "--admin=0.0.0.0:15020", "--ca-secrets"]
+        ["controller", "--admin=[::]:15020", "--ca-secrets"]
     );
     let installed = Rights::new("secrets");
     let token = token(
@@ -126,7 +123,7 @@ fn client_certificates_gives_the_agent_one_right_more() {
     let arguments = arguments("client-certificates", "nodetls-agent");
     assert_eq!(
         arguments,
-        ["agent", "--admin=0.0.0.0:15020", "--client-certificates"]
+        ["agent", "--admin=[::]:15020", "--client-certificates"]
     );
     let installed = Rights::new("client-certificates");
     let token = token(&installed.namespace.0, &installed.name("nodetls-agent"));
@@ -140,10 +137,7 @@ fn client_certificates_gives_the_agent_one_right_more() {
 #[test]
 fn startup_taint_lets_an_agent_take_that_taint_from_its_own_node_and_do_nothing_else() {
     let arguments = arguments("startup-taint", "nodetls-agent");
-    assert_eq!(
-        arguments,
-        ["agent", "--admin=0.0.0.0:15020", "--remove-taint"]
-    );
+    assert_eq!(arguments, ["agent", "--admin=[::]:15020", "--remove-taint"]);
     let objects = render(&overlay("startup-taint", &["startup-taint"], ""));
     assert_eq!(
         pod(&objects, "nodetls-controller")["tolerations"][0]["key"],
