@@ -236,11 +236,7 @@ impl Metrics {
         self.audit_probe.reset();
         for one in all {
             let (service, port) = (&one.service, one.port.to_string());
-            let labels = [
-                service.namespace.as_str(),
-                service.name.as_str(),
-                port.as_str(),
-            ];
+            let labels = [&*service.namespace, &*service.name, port.as_str()];
             self.audited_connects
                 .with_label_values(&labels)
                 .inc_by(one.connects);

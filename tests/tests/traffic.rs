@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nodetls_tests::{
-    ADDRESS, BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, URL, World, binary, occurrences, service,
+    ADDRESS, BACKEND_IP, CLUSTER_IP, Ca, HOST, POD_IP, URL, World, binary, occurrences,
     service_without_slice,
 };
 

@@ -51,8 +51,8 @@ fn log_condition(
 
 pub(super) fn conditions(status: &PolicyStatus) -> Vec<PolicyCondition> {
     let condition = |condition: &'static str, reason: &'static str| PolicyCondition {
-        namespace: status.policy.namespace.clone(),
-        policy: status.policy.name.clone(),
+        namespace: status.policy.namespace.to_string(),
+        policy: status.policy.name.to_string(),
         condition,
         reason,
     };

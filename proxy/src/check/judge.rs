@@ -88,8 +88,8 @@ fn judge_policy(
         }
     }
     PolicyReport {
-        namespace: status.policy.namespace.clone(),
-        name: status.policy.name.clone(),
+        namespace: status.policy.namespace.to_string(),
+        name: status.policy.name.to_string(),
         file: None,
         verdict: Verdict::refused_if(!errors.0.is_empty()),
         ancestors: status.ancestors.iter().map(ancestor).collect(),

@@ -152,15 +152,15 @@ impl Events {
         let head = &name.name[..name.name.floor_char_boundary(MAX_NAME)];
         Event {
             metadata: ObjectMeta {
-                namespace: Some(name.namespace.clone()),
+                namespace: Some(name.namespace.to_string()),
                 name: Some(format!("{head}.{hash}")),
                 ..ObjectMeta::default()
             },
             regarding: Some(ObjectReference {
                 api_version: Some(resource.api_version.clone()),
                 kind: Some(resource.kind.clone()),
-                namespace: Some(name.namespace.clone()),
-                name: Some(name.name.clone()),
+                namespace: Some(name.namespace.to_string()),
+                name: Some(name.name.to_string()),
                 uid: uid.map(str::to_owned),
                 ..ObjectReference::default()
             }),

@@ -28,7 +28,7 @@ impl Attached {
         let mut winners = Winners::default();
         for policy in policies {
             for target in &policy.spec.targets {
-                if target.service == view.name.name
+                if *target.service == *view.name.name
                     && let Ok(scope) = view.scope(target.section.as_deref())
                 {
                     winners.claim(scope, policy);

@@ -78,7 +78,7 @@ pub struct CaName {
 
 impl CaName {
     /// A ConfigMap's.
-    pub fn config_map(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn config_map(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self {
             kind: CaKind::ConfigMap,
             object: ObjectName::new(namespace, name),
@@ -86,7 +86,7 @@ impl CaName {
     }
 
     /// A Secret's.
-    pub fn secret(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn secret(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self {
             kind: CaKind::Secret,
             object: ObjectName::new(namespace, name),

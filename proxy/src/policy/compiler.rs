@@ -27,7 +27,7 @@ pub struct Compiler {
     cluster_ips: ClusterIps,
     slices: Slices,
     /// Those that did not opt out.
-    policies: BTreeMap<ObjectName, Arc<Policy>>,
+    policies: HashMap<ObjectName, Arc<Policy>>,
     /// Service → policies that name it, whether or not it exists.
     claimants: HashMap<ObjectName, HashSet<ObjectName>>,
     /// The Services that exist and are named.
@@ -46,7 +46,8 @@ impl Compiler {
             self.installation = installation.clone();
             self.seen.ca_secrets = objects.ca_secrets;
         }
-        let (mut services, mut policies) = (HashSet::new(), HashSet::new());
+        // In order, since those beside each other are beside each other in memory.
+        let (mut services, mut policies) = (BTreeSet::new(), BTreeSet::new());
         self.follow_policies(objects, &mut services, &mut policies);
         self.follow_services(objects, &mut services);
         self.follow_slices(objects, &mut services);
@@ -76,8 +77,8 @@ impl Compiler {
     fn follow_policies(
         &mut self,
         objects: &Objects,
-        services: &mut HashSet<ObjectName>,
-        policies: &mut HashSet<ObjectName>,
+        services: &mut BTreeSet<ObjectName>,
+        policies: &mut BTreeSet<ObjectName>,
     ) {
         let cas = changes(&mut self.seen.ca_objects, &objects.ca_objects, |a, b| {
             a == b
@@ -115,7 +116,7 @@ impl Compiler {
         }
     }
 
-    fn follow_services(&mut self, objects: &Objects, services: &mut HashSet<ObjectName>) {
+    fn follow_services(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
         let changed = changes(&mut self.seen.services, &objects.services, same);
         let mut moved = false;
         for change in changed {
@@ -130,7 +131,7 @@ impl Compiler {
         }
     }
 
-    fn follow_slices(&mut self, objects: &Objects, services: &mut HashSet<ObjectName>) {
+    fn follow_slices(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
         let (seen, now) = (&mut self.seen.endpoint_slices, &objects.endpoint_slices);
         for change in changes(seen, now, same) {
             if let Some(before) = &change.before {
@@ -145,8 +146,8 @@ impl Compiler {
     /// Brings these Services and the policies that name them together. The addresses that they have, or had.
     fn attach(
         &mut self,
-        services: &HashSet<ObjectName>,
-        policies: &mut HashSet<ObjectName>,
+        services: &BTreeSet<ObjectName>,
+        policies: &mut BTreeSet<ObjectName>,
     ) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for name in services {
@@ -184,8 +185,8 @@ impl Compiler {
     fn settle(
         &mut self,
         addresses: Vec<SocketAddr>,
-        services: &HashSet<ObjectName>,
-        policies: &mut HashSet<ObjectName>,
+        services: &BTreeSet<ObjectName>,
+        policies: &mut BTreeSet<ObjectName>,
     ) {
         for address in addresses {
             let claims = self.claims.get(&address).map(Vec::as_slice);

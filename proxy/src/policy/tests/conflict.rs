@@ -4,7 +4,7 @@ use super::*;
 
 /// The policy in force at an address.
 fn in_force(compiled: &Compiled, address: &str) -> String {
-    compiled.target(address).policy.name.clone()
+    compiled.target(address).policy.name.to_string()
 }
 
 #[test]

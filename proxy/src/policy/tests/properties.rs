@@ -206,7 +206,7 @@ proptest! {
                     let address: SocketAddr = format!("{address}:{dialled}").parse().unwrap();
                     let target = compiled.snapshot.targets.get(&address);
                     let expected = expected(&claims, service, port);
-                    prop_assert_eq!(target.map(|t| &t.policy.name), expected.map(|claim| &claim.name));
+                    prop_assert_eq!(target.map(|t| &*t.policy.name), expected.map(|claim| claim.name.as_str()));
                     let (Some(target), Some(expected)) = (target, expected) else { continue };
                     prop_assert_eq!(target.port, *number);
                     prop_assert_eq!(target.plan.is_ok(), expected.valid);

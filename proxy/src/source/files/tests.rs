@@ -111,7 +111,7 @@ async fn reads_manifests_and_nothing_else() {
         .objects
         .policies
         .keys()
-        .map(|name| name.name.as_str())
+        .map(|name| &*name.name)
         .collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert_eq!(update, case.first);

@@ -176,7 +176,7 @@ impl Driver {
     fn namespaces(&self) -> Namespaces {
         let namespaces = self.namespaces.store.objects.iter();
         namespaces
-            .map(|(name, namespace)| (name.name.clone(), namespace.clone()))
+            .map(|(name, namespace)| (name.name.to_string(), namespace.clone()))
             .collect()
     }
 }
