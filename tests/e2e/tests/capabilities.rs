@@ -15,8 +15,9 @@ const NEEDED: [(&str, &str); 3] = [
     ("SYS_ADMIN", "(needs CAP_SYS_ADMIN"),
     ("SYS_PTRACE", "(needs CAP_SYS_PTRACE)"),
 ];
-/// Kernels before 6.9 want it for a sockmap, whoever has SYS_ADMIN (`sock_map_alloc` of net/core/sock_map.c).
-const OLDER_KERNELS: &str = "NET_ADMIN";
+/// Without it an agent is ready and refuses IPv6; but kernels before 6.9 want it for a sockmap, whoever has SYS_ADMIN
+/// (`sock_map_alloc` of net/core/sock_map.c).
+const FOR_IPV6: &str = "NET_ADMIN";
 
 /// On every node a pod in which ports below 1024 need the capability, as they do where containerd is not told otherwise.
 const PRIVILEGED_PORTS: &str = "
@@ -41,7 +42,7 @@ fn without_any_of_its_capabilities_an_agent_says_so_and_the_old_one_goes_on() {
     let before = pods();
     let all = capabilities(&get("daemonset/nodetls-agent")["spec"]["template"]["spec"]);
     let names = NEEDED.iter().map(|(name, _)| *name);
-    let names: Vec<_> = [OLDER_KERNELS].into_iter().chain(names).collect();
+    let names: Vec<_> = [FOR_IPV6].into_iter().chain(names).collect();
     assert_eq!(all, names);
     let restore = Restore(all.clone());
     for (missing, message) in NEEDED {

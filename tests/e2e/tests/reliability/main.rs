@@ -1,0 +1,95 @@
+//! What a fault does to clients: counted, with a look at the wire. Each row is a test; of a run of all rows
+//! `docs/reliability.md` is made. One at a time, since others' connections fail too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod agent;
+mod control_plane;
+mod load;
+mod node;
+mod objects;
+mod process;
+mod table;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Trial};
+
+use load::{Load, Outcome};
+
+/// One fault, and one line of the table.
+struct Row {
+    name: &'static str,
+    /// What happens.
+    fault: &'static str,
+    /// How requests may end besides with an answer. In plaintext in no case.
+    allowed: Allowed,
+    /// Brings it about, and ends it.
+    test: fn(&Load),
+}
+
+#[derive(PartialEq, Eq)]
+enum Allowed {
+    /// Every one is answered.
+    Nothing,
+    /// By a refusal.
+    Refusal,
+    /// Also in other ways, such as a name that does not resolve.
+    Failure,
+}
+
+/// In the order of the table.
+const ROWS: [&Row; 10] = [
+    &agent::KILLED,
+    &agent::ROLLED_OUT,
+    &agent::FAILED_ROLLOUT,
+    &control_plane::API_SERVER_AWAY,
+    &control_plane::CONTROLLER_AWAY,
+    &control_plane::CRD_DELETED,
+    &objects::SERVICE_CREATED_AGAIN,
+    &objects::SERVICE_WITH_A_NEW_CLUSTER_IP,
+    &node::CONTAINERD_RESTARTED,
+    &node::SHORT_PODS,
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    let trial = |row: &'static Row| {
+        let outcomes = Arc::clone(&outcomes);
+        Trial::test(row.name, move || {
+            outcomes.lock().unwrap().push((row, run(row)));
+            Ok(())
+        })
+    };
+    let conclusion = libtest_mimic::run(&arguments, ROWS.into_iter().map(trial).collect());
+    if conclusion.has_failed() {
+        return ExitCode::FAILURE;
+    }
+    let outcomes = outcomes.lock().unwrap();
+    // Only a run of all rows tells something of all rows.
+    if outcomes.len() == ROWS.len()
+        && let Err(error) = table::check(&outcomes)
+    {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(row: &Row) -> Outcome {
+    let load = Load::start(&format!("e2e-{}", row.name.replace('_', "-")));
+    let from = load.lines().len();
+    (row.test)(&load);
+    let outcome = load.end(from);
+    println!("{}: {outcome:?}", row.name);
+    assert_eq!(outcome.plaintext, 0, "plaintext on the wire");
+    if row.allowed != Allowed::Failure {
+        assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+    }
+    if row.allowed == Allowed::Nothing {
+        assert_eq!(outcome.refused, 0);
+    }
+    outcome
+}

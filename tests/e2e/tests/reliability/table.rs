@@ -1,0 +1,68 @@
+//! `docs/reliability.md`: what a run of all rows has shown.
+
+use std::fs;
+use std::path::Path;
+
+use crate::Row;
+use crate::load::Outcome;
+
+const INTRODUCTION: &str = "\
+# Reliability
+
+What a fault does to clients. Four clients in a pod of node1 ask a targeted Service without a pause, each time on a new
+connection, and mark each request; its server is on node2, where all that comes over the wire is captured. \"Refused\" are
+connects that the kernel refuses (or the proxy resets, or answers with 502 or 503); \"failed\" is what ends in any other
+way, such as a name that does not resolve or a Service without endpoints. \"In plaintext\" counts the marks that the wire
+shows.
+
+Each row is a test in [tests/e2e/tests/reliability/](../tests/e2e/tests/reliability/), which fails if one request is in
+plaintext, or ends in a way that the row does not allow. `cargo xtask e2e` runs them. The figures are those of the run that
+wrote this file, on two shared cores: `NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability`.
+
+| Fault | Tried | Refused | Failed | In plaintext | Longest without an answer |
+|---|---|---|---|---|---|
+";
+
+/// Compares the file's faults with those of this run; with `NODETLS_BLESS` set, writes it.
+///
+/// # Errors
+/// What to do about a difference.
+pub(crate) fn check(outcomes: &[(&Row, Outcome)]) -> Result<(), String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reliability.md");
+    let table = generated(outcomes);
+    if std::env::var_os("NODETLS_BLESS").is_some() {
+        return fs::write(&file, table).map_err(|error| format!("{}: {error}", file.display()));
+    }
+    let written = fs::read_to_string(&file).unwrap_or_default();
+    if without_figures(&written) != without_figures(&table) {
+        let bless = "NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability";
+        return Err(format!(
+            "docs/reliability.md has other rows than this run: {bless}"
+        ));
+    }
+    Ok(())
+}
+
+fn generated(outcomes: &[(&Row, Outcome)]) -> String {
+    let row = |(row, outcome): &(&Row, Outcome)| {
+        format!(
+            "| {} | {} | {} | {} | {} | {:.1} s |\n",
+            row.fault,
+            outcome.tried,
+            outcome.refused,
+            outcome.failed.len(),
+            outcome.plaintext,
+            outcome.outage.as_secs_f64()
+        )
+    };
+    INTRODUCTION.to_owned() + &outcomes.iter().map(row).collect::<String>()
+}
+
+/// They differ from run to run.
+fn without_figures(table: &str) -> Vec<&str> {
+    let first_cell = |line: &'_ str| line.strip_prefix("| ").and_then(|rest| rest.find(" | "));
+    let lines = table.lines();
+    lines
+        .map(|line| first_cell(line).map_or(line, |end| &line[..end]))
+        .collect()
+}
