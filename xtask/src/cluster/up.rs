@@ -11,7 +11,7 @@ use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
     LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready, programs, ready,
-    sources,
+    sources, traefik,
 };
 use crate::sh;
 
@@ -30,11 +30,12 @@ pub(super) fn run() -> Result<()> {
     }
     let progress = Progress::start();
     let programs = programs::directory().context("building the cluster's programs")?;
+    let traefik = traefik::directory().context("building Traefik")?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start(&programs, &progress) {
+    if let Err(error) = start(&programs, &traefik, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,10 +43,10 @@ pub(super) fn run() -> Result<()> {
     Ok(())
 }
 
-fn start(programs: &Path, progress: &Progress) -> Result<()> {
+fn start(programs: &Path, traefik: &Path, progress: &Progress) -> Result<()> {
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
-    images::build(programs, &images).context("building the images")?;
+    images::build(programs, traefik, &images).context("building the images")?;
     progress.say("images are built");
 
     down::note_before()?;
@@ -80,6 +81,7 @@ fn start(programs: &Path, progress: &Progress) -> Result<()> {
     let manifests = [
         sources().join("manifests"),
         programs.join(programs::CRD_FILE),
+        traefik.join(traefik::CRDS),
     ];
     for manifest in &manifests {
         ask(&format!(
