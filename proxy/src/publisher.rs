@@ -122,27 +122,22 @@ impl Publisher {
 
     /// Forgets targets that left the kernel a while ago. To be called now and then.
     pub fn expire_retired(&mut self) {
-        let before = self.retired.len();
-        let (metrics, freed) = (&self.metrics, &mut self.freed);
-        let published = &self.published;
-        self.retired.retain(|(since, route)| {
-            let keep = since.elapsed() < RETIREMENT;
-            if !keep {
-                freed.insert(route.id, Arc::downgrade(route));
-                let same_port = |other: &Arc<Route>| {
-                    other.target.service == route.target.service
-                        && other.target.port == route.target.port
-                };
-                if !published.values().any(same_port) {
-                    let service = &route.target.service;
-                    metrics.forget(&service.namespace, &service.name, route.target.port);
-                }
-            }
-            keep
-        });
-        if self.retired.len() != before {
-            self.send();
+        let expired = |(since, _): &mut (Instant, _)| since.elapsed() >= RETIREMENT;
+        let expired: Vec<_> = self.retired.extract_if(.., expired).collect();
+        if expired.is_empty() {
+            return;
         }
+        let port = |route: &Route| (route.target.service.clone(), route.target.port);
+        let published: HashSet<_> = self.published.values().map(|route| port(route)).collect();
+        self.freed.retain(|_, route| route.strong_count() > 0);
+        for (_, route) in expired {
+            self.freed.insert(route.id, Arc::downgrade(&route));
+            let (service, port) = port(&route);
+            if !published.contains(&(service.clone(), port)) {
+                self.metrics.forget(&service.namespace, &service.name, port);
+            }
+        }
+        self.send();
     }
 
     fn build(
@@ -150,19 +145,40 @@ impl Publisher {
         maps: &mut Maps,
         snapshot: &Snapshot,
     ) -> Result<BTreeMap<SocketAddr, Arc<Route>>> {
-        let mut routes = BTreeMap::new();
-        for (address, target) in &snapshot.targets {
-            let freed = &self.freed;
-            let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
-            // Also for those that have one: another agent may have freed it.
-            let id = self.ids.allocate(maps, address_key(*address), in_use)?;
+        let mut taken = Vec::new();
+        let routes = snapshot.targets.iter().map(|(address, target)| {
+            let id = self.id(maps, *address, &mut taken)?;
             let route = match self.published.get(address) {
                 Some(route) if route.id == id && route.target == *target => Arc::clone(route),
                 _ => self.build_route(id, *address, target),
             };
-            routes.insert(*address, route);
+            Ok((*address, route))
+        });
+        let routes: Result<_> = routes.collect();
+        if routes.is_err() {
+            // Else they would be in use for ever, if these targets are never published.
+            for address in taken {
+                self.ids.free(maps, address)?;
+            }
         }
-        Ok(routes)
+        routes
+    }
+
+    /// Also of those that have an id: another agent may have freed it.
+    fn id(
+        &mut self,
+        maps: &mut Maps,
+        address: SocketAddr,
+        taken: &mut Vec<Address>,
+    ) -> Result<u32> {
+        let freed = &self.freed;
+        let in_use = |id| freed.get(&id).is_some_and(|route| route.strong_count() > 0);
+        let address = address_key(address);
+        let (id, new) = self.ids.allocate(maps, address, in_use)?;
+        if new {
+            taken.push(address);
+        }
+        Ok(id)
     }
 
     fn build_route(&self, id: u32, address: SocketAddr, target: &Arc<Target>) -> Arc<Route> {

@@ -232,7 +232,7 @@ async fn read(policies: &Api<DynamicObject>, services: &Api<Service>) -> Objects
     {
         let name = name(&policy.metadata);
         let policy = serde_json::from_value(serde_json::to_value(policy).unwrap()).unwrap();
-        objects.policies.insert(name, policy);
+        objects.policies.insert(name, Arc::new(policy));
     }
     for service in services
         .list(&all)
@@ -240,7 +240,9 @@ async fn read(policies: &Api<DynamicObject>, services: &Api<Service>) -> Objects
         .map(|list| list.items)
         .unwrap_or_default()
     {
-        objects.services.insert(name(&service.metadata), service);
+        objects
+            .services
+            .insert(name(&service.metadata), Arc::new(service));
     }
     objects
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use tokio::time::Instant;
 
 use super::report::{conditions, log_status};
-use super::{Agent, MANIFESTS, TARGETS};
-use crate::policy::{self, ObjectName, PolicyStatus};
+use super::{Agent, MANIFESTS, RECONCILE, TARGETS};
+use crate::policy::{ObjectName, PolicyStatus};
 use crate::source::Update;
 
 impl Agent {
@@ -23,7 +24,7 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let compiled = policy::compile(&update.objects, &self.installation);
+        let compiled = self.compiler.compile(&update.objects, &self.installation);
         self.report(compiled.statuses, &update.policy_files);
         self.snapshot = Arc::new(compiled.snapshot);
         self.keeper.follow(&self.snapshot, &update.secrets);
@@ -48,6 +49,7 @@ impl Agent {
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
+                self.publish_again = None;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation, &self.snapshot);
                 self.readiness.clear(TARGETS);
@@ -59,19 +61,26 @@ impl Agent {
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
+                // A map may have room again, and a freed id have rested.
+                self.publish_again = Some(Instant::now() + RECONCILE);
             }
         }
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.
-    fn report(&mut self, statuses: Vec<PolicyStatus>, files: &BTreeMap<ObjectName, PathBuf>) {
-        for status in statuses
-            .iter()
-            .filter(|status| !self.statuses.contains(status))
-        {
+    fn report(&mut self, statuses: Vec<Arc<PolicyStatus>>, files: &BTreeMap<ObjectName, PathBuf>) {
+        if *self.statuses == *statuses {
+            return;
+        }
+        let before = &self.statuses;
+        let known = |status: &Arc<PolicyStatus>| {
+            let place = before.binary_search_by(|other| other.policy.cmp(&status.policy));
+            place.is_ok_and(|place| before[place] == *status)
+        };
+        for status in statuses.iter().filter(|status| !known(status)) {
             log_status(status, files.get(&status.policy));
         }
-        let conditions: Vec<_> = statuses.iter().flat_map(conditions).collect();
+        let conditions: Vec<_> = statuses.iter().flat_map(|one| conditions(one)).collect();
         self.metrics.set_policy_status(&conditions);
         self.statuses = statuses.into();
         let policies = Arc::clone(&self.statuses);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::Mode;
+use tokio::time::Instant;
 
 use super::{Agent, taint};
 use crate::pods::netns::current_cookie;
@@ -17,6 +18,9 @@ impl Agent {
     pub(super) async fn keep_charge(&mut self) -> Result<bool> {
         match self.epoch.charge(&self.maps)? {
             Charge::Ours => {
+                if self.publish_again.is_some_and(|at| at <= Instant::now()) {
+                    self.publish();
+                }
                 self.settle()?;
                 self.give_up()?;
             }

@@ -32,7 +32,7 @@ use crate::identity::Keeper;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
-use crate::policy::{Installation, PolicyStatus, Snapshot};
+use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
 use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
@@ -130,11 +130,15 @@ struct Agent {
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
     installation: Installation,
-    statuses: Arc<[PolicyStatus]>,
+    compiler: Compiler,
+    /// By name.
+    statuses: Arc<[Arc<PolicyStatus>]>,
     snapshot: Arc<Snapshot>,
     /// Whether the objects were ever complete.
     complete: bool,
     published: bool,
+    /// When to try again what could not be published.
+    publish_again: Option<Instant>,
     generation: u64,
     publisher: Publisher,
     proxy: Arc<Proxy>,
@@ -223,10 +227,12 @@ impl Agent {
                 system_roots: roots.bundle,
                 insecure_validation: options.allow_insecure_validation,
             },
+            compiler: Compiler::default(),
             statuses: Arc::default(),
             snapshot: Arc::default(),
             complete: false,
             published: false,
+            publish_again: None,
             generation: 0,
             publisher,
             proxy,

@@ -28,13 +28,15 @@ pub fn judge(update: &Update, now: Timestamp, expiry_days: u16) -> Report {
     };
     let mut bundles = policy::ca_bundles(objects);
     let named = policy::ca_names(objects);
-    let judge = |status: PolicyStatus| {
+    let judge = |status: Arc<PolicyStatus>| {
         let bundles = bundles.remove(&status.policy).unwrap_or_default();
         let mut report = judge_policy(&status, &bundles, now, expiry_days);
         let named = named.get(&status.policy).into_iter().flatten();
         report.warnings.extend(named.filter_map(needs_permission));
         let policy = objects.policies.get(&status.policy);
-        report.warnings.extend(policy.and_then(needs_identities));
+        report
+            .warnings
+            .extend(policy.and_then(|policy| needs_identities(policy)));
         report.file = update.policy_files.get(&status.policy).cloned();
         report
     };

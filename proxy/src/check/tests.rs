@@ -59,7 +59,7 @@ impl World {
         self.0
             .objects
             .services
-            .insert(ObjectName::new("default", name), service);
+            .insert(ObjectName::new("default", name), Arc::new(service));
         self
     }
 
@@ -90,7 +90,7 @@ impl World {
         self.0
             .objects
             .policies
-            .insert(ObjectName::new("default", name), policy);
+            .insert(ObjectName::new("default", name), Arc::new(policy));
         self
     }
 

@@ -17,7 +17,7 @@ use super::error::{TIMEOUT, describe, is_not_found, within};
 use super::events::{Events, notices};
 use super::mirror::{diff, mirror};
 use super::status_writer::{Outcome, StatusWriter, Wanted};
-use crate::policy::{self, CaName, Installation, ObjectName, Objects, ca_names};
+use crate::policy::{CaName, Compiler, Installation, ObjectName, Objects, ca_names};
 use crate::readiness::Readiness;
 use crate::source::kube::mirror_name;
 
@@ -39,6 +39,7 @@ pub struct Controller {
     statuses: StatusWriter,
     events: Events,
     installation: Installation,
+    compiler: Compiler,
 }
 
 /// What could not be done, a sentence each. `None` of them is final.
@@ -62,6 +63,7 @@ impl Controller {
             namespace: namespace.to_owned(),
             client,
             installation,
+            compiler: Compiler::default(),
         }
     }
 
@@ -148,7 +150,7 @@ impl Controller {
             .iter()
             .filter_map(|(name, found)| Some((name.clone(), found.clone()?)));
         objects.ca_objects = found.collect();
-        let compiled = policy::compile(&objects, &self.installation);
+        let compiled = self.compiler.compile(&objects, &self.installation);
         let complete = |name| {
             let mut sources = named.get(name).into_iter().flatten();
             sources.all(|source| known.contains_key(source))

@@ -1,123 +1,116 @@
-//! Brings policies and Services together: which policy is in force on which port, and what its author should know.
+//! Brings a Service and the policies that name it together: which is in force on which port, and what its author should
+//! know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-
-use super::conflict::{self, Winners};
+use super::Policy;
+use super::conflict::Winners;
 use super::endpoints::Slices;
-use super::service::{self, Port, Scope, View};
-use super::snapshot::{ObjectName, Origination, Refusal, Snapshot, Target};
-use super::status::{AncestorStatus, Condition, PolicyStatus, Reason, quoted};
+use super::service::{Port, Scope, View};
+use super::snapshot::{ObjectName, Origination, Refusal, Target, Upstream};
+use super::status::{AncestorStatus, Condition, Reason, quoted};
 use super::validate::TargetRef;
-use super::{Objects, Policy};
 
-/// The policies in order of precedence, the Services that they target, and who won what.
-pub(super) struct Attached<'a> {
-    policies: &'a [Policy<'a>],
-    views: Vec<View<'a>>,
-    /// For each policy and each of its targets: the place in `views` and the ports; or why there are none.
-    found: Vec<Vec<Result<(usize, Scope), String>>>,
+/// A Service that policies target, and who won what of it.
+pub(super) struct Attached {
+    pub(super) view: View,
     winners: Winners,
+    /// Every address of every port on which a policy is in force.
+    pub(super) targets: Vec<(SocketAddr, Arc<Target>)>,
 }
 
-impl<'a> Attached<'a> {
-    /// `policies` come in order of precedence.
-    pub(super) fn new(objects: &'a Objects, policies: &'a [Policy<'a>]) -> Self {
-        let mut services = Services::new(objects);
+impl Attached {
+    /// `policies` are those that name the Service.
+    pub(super) fn new(view: View, mut policies: Vec<&Arc<Policy>>, slices: &Slices) -> Self {
+        policies.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         let mut winners = Winners::default();
-        let mut found = Vec::with_capacity(policies.len());
-        for (place, policy) in policies.iter().enumerate() {
-            let targets = policy.spec.targets.iter();
-            let targets: Vec<_> = targets
-                .map(|target| services.find(policy, target))
-                .collect();
-            for (service, scope) in targets.iter().flatten() {
-                winners.claim(*service, *scope, place);
-            }
-            found.push(targets);
-        }
-        Self {
-            policies,
-            views: services.views,
-            found,
-            winners,
-        }
-    }
-
-    /// Every address of every port on which a policy is in force.
-    pub(super) fn snapshot(&self, slices: &BTreeMap<ObjectName, EndpointSlice>) -> Snapshot {
-        let slices = Slices::new(slices);
-        let mut claims: BTreeMap<SocketAddr, Vec<Target>> = BTreeMap::new();
-        for (service, view) in self.views.iter().enumerate() {
-            for (port, policy) in self.in_force(service, Scope::Service) {
-                let policy = &self.policies[policy];
-                let plan = plan_for(policy, view).map_err(|condition| refusal(policy, condition));
-                for ip in &view.addresses {
-                    claims
-                        .entry(SocketAddr::new(*ip, port.number))
-                        .or_default()
-                        .push(Target {
-                            service: view.name.clone(),
-                            port: port.number,
-                            policy: policy.name.clone(),
-                            policy_uid: policy.uid.clone(),
-                            plan: plan.clone(),
-                            upstream: view
-                                .external_upstream(port)
-                                .unwrap_or_else(|| slices.upstream(view.name, port.name, *ip)),
-                        });
+        for policy in policies {
+            for target in &policy.spec.targets {
+                if target.service == view.name.name
+                    && let Ok(scope) = view.scope(target.section.as_deref())
+                {
+                    winners.claim(scope, policy);
                 }
             }
         }
-        Snapshot {
-            targets: conflict::settle(claims),
-        }
-    }
-
-    /// The TCP ports of a scope that have a policy, each with its place.
-    fn in_force(&self, service: usize, scope: Scope) -> impl Iterator<Item = (&Port<'a>, usize)> {
-        let tcp = self.views[service]
-            .ports_in(scope)
-            .filter(|(_, port)| port.is_tcp());
-        tcp.filter_map(move |(place, port)| Some((port, self.winners.in_force(service, place)?)))
-    }
-
-    /// What became of each policy, given what became of all.
-    pub(super) fn statuses(&self, snapshot: &Snapshot) -> Vec<PolicyStatus> {
-        let status = |(place, policy): (usize, &Policy)| {
-            let targets = policy.spec.targets.iter().zip(&self.found[place]);
-            let ancestor = |(target, found)| self.ancestor(place, target, found, snapshot);
-            PolicyStatus {
-                policy: policy.name.clone(),
-                generation: policy.generation,
-                ancestors: targets.map(ancestor).collect(),
-                problems: policy.spec.problems.clone(),
-                opted_out: false,
-                warnings: policy.warnings.clone(),
-            }
+        let mut attached = Self {
+            view,
+            winners,
+            targets: Vec::new(),
         };
-        self.policies.iter().enumerate().map(status).collect()
+        attached.targets = attached.all_targets(slices);
+        attached
     }
 
-    fn ancestor(
+    fn all_targets(&self, slices: &Slices) -> Vec<(SocketAddr, Arc<Target>)> {
+        let mut all = Vec::new();
+        for (port, policy) in self.in_force(Scope::Service) {
+            let target = |dialled: SocketAddr| {
+                let plan = plan_for(policy, &self.view);
+                Arc::new(Target {
+                    service: self.view.name.clone(),
+                    port: port.number,
+                    policy: policy.name.clone(),
+                    policy_uid: policy.uid.clone(),
+                    plan: plan.map_err(|condition| refusal(policy, condition)),
+                    upstream: self.upstream(port, dialled, slices),
+                })
+            };
+            // There may be thousands of addresses; what they share depends on the family alone.
+            let mut of_family = [None, None];
+            for dialled in &port.addresses {
+                let target = of_family[usize::from(dialled.is_ipv6())]
+                    .get_or_insert_with(|| target(*dialled));
+                all.push((*dialled, Arc::clone(target)));
+            }
+        }
+        all
+    }
+
+    fn upstream(&self, port: &Port, dialled: SocketAddr, slices: &Slices) -> Upstream {
+        if let Some(host) = self.view.external_upstream(port) {
+            return host;
+        }
+        if self.view.headless {
+            return Upstream::ServiceAddress;
+        }
+        slices.upstream(&self.view.name, &port.name, dialled.ip())
+    }
+
+    /// The TCP ports of a scope that have a policy.
+    fn in_force(&self, scope: Scope) -> impl Iterator<Item = (&Port, &Arc<Policy>)> {
+        let tcp = self.view.ports_in(scope).filter(|(_, port)| port.is_tcp());
+        tcp.filter_map(move |(place, port)| Some((port, self.winners.in_force(place)?)))
+    }
+
+    /// What became of one of a policy's targets, given what is in effect on all addresses.
+    pub(super) fn ancestor(
         &self,
-        place: usize,
+        policy: &Policy,
         target: &TargetRef,
-        found: &Result<(usize, Scope), String>,
-        snapshot: &Snapshot,
+        in_effect: &BTreeMap<SocketAddr, Arc<Target>>,
     ) -> AncestorStatus {
-        let policy = &self.policies[place];
-        let (refused, warnings) = match *found {
-            Ok((service, scope)) if self.winners.of(service, scope) == Some(place) => (
-                self.refused_addresses(place, service, scope, snapshot),
-                self.warnings(place, service, scope),
-            ),
+        let found = self.view.scope(target.section.as_deref());
+        let (refused, warnings) = match found {
+            Ok(scope)
+                if self
+                    .winners
+                    .of(scope)
+                    .is_some_and(|w| w.name == policy.name) =>
+            {
+                (
+                    self.refused_addresses(policy, scope, in_effect),
+                    self.warnings(policy, scope),
+                )
+            }
             _ => Default::default(),
         };
-        let accepted = self.accepted(place, found, &refused);
+        let accepted = match found {
+            Ok(scope) => self.accepted(policy, scope, &refused),
+            Err(message) => not_found(policy, message),
+        };
         AncestorStatus {
             service: target.service.clone(),
             section_name: target.section.clone(),
@@ -130,26 +123,15 @@ impl<'a> Attached<'a> {
 
     /// Condition `Accepted` for one target. The API demands Conflicted of every loser and Invalid of every policy on
     /// UDP, so these come before what else is wrong.
-    fn accepted(
-        &self,
-        policy: usize,
-        found: &Result<(usize, Scope), String>,
-        refused: &[String],
-    ) -> Condition {
-        let plan = &self.policies[policy].plan;
-        let (service, scope) = match (found, plan) {
-            (Ok(found), _) => *found,
-            (Err(_), Err(invalid)) if invalid.reason == Reason::Invalid => return invalid.clone(),
-            (Err(message), _) => return Condition::new(Reason::TargetNotFound, message),
-        };
-        let view = &self.views[service];
-        if let Some(winner) = self.winners.of(service, scope)
-            && winner != policy
+    fn accepted(&self, policy: &Policy, scope: Scope, refused: &[String]) -> Condition {
+        let view = &self.view;
+        if let Some(winner) = self.winners.of(scope)
+            && winner.name != policy.name
         {
             let message = format!(
                 "BackendTLSPolicy {} has the same target ({}) and precedence, as the older or \
                  else the first by name: remove one of the two",
-                self.policies[winner].name,
+                winner.name,
                 view.describe(scope)
             );
             return Condition::new(Reason::Conflicted, message);
@@ -157,13 +139,13 @@ impl<'a> Attached<'a> {
         if let Some(message) = view.without_tcp(scope) {
             return Condition::new(Reason::Invalid, message);
         }
-        if let Err(condition) = plan_for(&self.policies[policy], view) {
+        if let Err(condition) = plan_for(policy, view) {
             return condition;
         }
         let mut sentences = vec![view.describe(scope)];
         sentences.extend(view.notes.iter().cloned());
         sentences.extend(view.other_protocols(scope));
-        let mode = self.policies[policy].spec.options.validation_mode;
+        let mode = policy.spec.options.validation_mode;
         sentences.extend(
             mode.warning()
                 .map(|warning| format!("{}: {warning}", mode.as_str())),
@@ -173,27 +155,22 @@ impl<'a> Attached<'a> {
     }
 
     /// The TCP ports of a scope on which this very policy is in force.
-    fn own_ports(
-        &self,
-        policy: usize,
-        service: usize,
-        scope: Scope,
-    ) -> impl Iterator<Item = &Port<'a>> {
-        let in_force = self.in_force(service, scope);
-        in_force.filter_map(move |(port, winner)| (winner == policy).then_some(port))
+    fn own_ports(&self, policy: &Policy, scope: Scope) -> impl Iterator<Item = &Port> {
+        let in_force = self.in_force(scope);
+        in_force.filter_map(move |(port, winner)| (winner.name == policy.name).then_some(port))
     }
 
     /// What the author of a policy that won its target may not have meant.
-    fn warnings(&self, policy: usize, service: usize, scope: Scope) -> Vec<String> {
-        let view = &self.views[service];
+    fn warnings(&self, policy: &Policy, scope: Scope) -> Vec<String> {
+        let view = &self.view;
         let mut warnings = view.notes.clone();
-        let mode = self.policies[policy].spec.options.validation_mode;
+        let mode = policy.spec.options.validation_mode;
         warnings.extend(
             mode.warning()
                 .map(|warning| format!("validation-mode {}: {warning}", mode.as_str())),
         );
         let tcp = view.ports_in(scope).any(|(_, port)| port.is_tcp());
-        if tcp && self.own_ports(policy, service, scope).next().is_none() {
+        if tcp && self.own_ports(policy, scope).next().is_none() {
             warnings.push(format!(
                 "every TCP port of Service {} has a policy of its own: this one is in force on none",
                 view.name
@@ -202,7 +179,7 @@ impl<'a> Attached<'a> {
         if tcp && let Some(others) = view.other_protocols(scope) {
             warnings.push(format!("Service {}: {others}", view.name));
         }
-        for port in self.own_ports(policy, service, scope) {
+        for port in self.own_ports(policy, scope) {
             if let Some(protocol) = port.plaintext_protocol() {
                 warnings.push(format!(
                     "Service {}, port {port}: appProtocol {} says plaintext: if the server speaks TLS, write https or \
@@ -215,58 +192,55 @@ impl<'a> Attached<'a> {
         warnings
     }
 
-    /// Why a valid policy is not in effect on some of its addresses: another Service has them too.
+    /// Why a valid policy is not in effect on some of its addresses: another Service has them too. Of thousands of them
+    /// the first only.
     fn refused_addresses(
         &self,
-        policy: usize,
-        service: usize,
+        policy: &Policy,
         scope: Scope,
-        snapshot: &Snapshot,
+        in_effect: &BTreeMap<SocketAddr, Arc<Target>>,
     ) -> Vec<String> {
-        let own = self.own_ports(policy, service, scope);
-        let addresses = own.flat_map(move |port| {
-            let ips = self.views[service].addresses.iter();
-            ips.map(|ip| SocketAddr::new(*ip, port.number))
-        });
-        let targets = addresses.filter_map(|address| snapshot.targets.get(&address));
-        targets
-            .filter_map(|target| Some(target.plan.as_ref().err()?.message.clone()))
-            .collect()
-    }
-}
-
-/// The Services in demand; each is read once.
-struct Services<'a> {
-    objects: &'a Objects,
-    owners: service::ClusterIps<'a>,
-    views: Vec<View<'a>>,
-    places: HashMap<&'a ObjectName, usize>,
-}
-
-impl<'a> Services<'a> {
-    fn new(objects: &'a Objects) -> Self {
-        let owners = service::cluster_ips(&objects.services);
-        Self {
-            objects,
-            owners,
-            views: Vec::new(),
-            places: HashMap::new(),
-        }
-    }
-
-    /// The place of the Service (of the policy's own namespace) and the ports that a targetRef means.
-    fn find(&mut self, policy: &Policy, target: &TargetRef) -> Result<(usize, Scope), String> {
-        let name = ObjectName::new(&policy.name.namespace, &target.service);
-        let Some((name, service)) = self.objects.services.get_key_value(&name) else {
-            return Err(format!(
-                "Service {name} does not exist: create it, or correct spec.targetRefs"
+        const SHOWN: usize = 8;
+        let own = self.own_ports(policy, scope);
+        let addresses = own.flat_map(|port| &port.addresses);
+        let targets = addresses.filter_map(|address| in_effect.get(address));
+        let mut refusals = targets.filter_map(|target| target.plan.as_ref().err());
+        let shown = refusals.by_ref().take(SHOWN);
+        let mut messages: Vec<_> = shown.map(|refusal| refusal.message.clone()).collect();
+        let hidden = refusals.count();
+        if hidden > 0 {
+            messages.push(format!(
+                "and {hidden} more addresses of Service {} likewise",
+                self.view.name
             ));
-        };
-        let place = *self.places.entry(name).or_insert_with(|| {
-            self.views.push(View::new(name, service, &self.owners));
-            self.views.len() - 1
-        });
-        Ok((place, self.views[place].scope(target.section.as_deref())?))
+        }
+        messages
+    }
+}
+
+/// What became of a target whose Service is not there.
+pub(super) fn without_service(
+    policy: &Policy,
+    target: &TargetRef,
+    service: &ObjectName,
+) -> AncestorStatus {
+    let message =
+        format!("Service {service} does not exist: create it, or correct spec.targetRefs");
+    AncestorStatus {
+        service: target.service.clone(),
+        section_name: target.section.clone(),
+        refused_addresses: Vec::new(),
+        accepted: not_found(policy, message),
+        resolved_refs: policy.resolved_refs.clone(),
+        warnings: Vec::new(),
+    }
+}
+
+/// Condition `Accepted` for a target that is not there.
+fn not_found(policy: &Policy, message: String) -> Condition {
+    match &policy.plan {
+        Err(invalid) if invalid.reason == Reason::Invalid => invalid.clone(),
+        _ => Condition::new(Reason::TargetNotFound, message),
     }
 }
 

@@ -17,9 +17,8 @@ pub(crate) const ALLOW_SECRETS: &str =
     "nodetls controller --ca-secrets, component manifests/components/secrets";
 
 /// Resolves CA references. Each object is parsed once, and policies that name the same share the result.
-pub(super) struct Authorities<'a> {
-    objects: &'a Objects,
-    system: Option<&'a Arc<CaBundle>>,
+#[derive(Default)]
+pub(super) struct Authorities {
     parsed: HashMap<CaName, Result<Arc<CaBundle>, String>>,
     unions: HashMap<Vec<CaName>, Arc<CaBundle>>,
 }
@@ -34,10 +33,14 @@ pub(super) struct Resolved {
 
 /// For each policy the usable objects of its `caCertificateRefs`, whether or not the policy is in force.
 pub(crate) fn ca_bundles(objects: &Objects) -> BTreeMap<ObjectName, Vec<(CaName, Arc<CaBundle>)>> {
-    let mut authorities = Authorities::new(objects, None);
+    let mut authorities = Authorities::default();
     let bundles = objects.policies.iter().map(|(name, policy)| {
         let refs = ca_refs(&policy.spec);
-        let resolve = |ca_ref| authorities.resolve_ref(&name.namespace, ca_ref).ok();
+        let resolve = |ca_ref| {
+            authorities
+                .resolve_ref(&name.namespace, ca_ref, objects)
+                .ok()
+        };
         (name.clone(), refs.iter().filter_map(resolve).collect())
     });
     bundles.collect()
@@ -63,7 +66,7 @@ fn ca_refs(spec: &Value) -> Vec<CaRef> {
 
 impl CaRef {
     /// What it names; `None` for a kind that is not supported.
-    fn named_in(&self, namespace: &str) -> Option<CaName> {
+    pub(super) fn named_in(&self, namespace: &str) -> Option<CaName> {
         let kind = CaKind::referenced(&self.group, &self.kind)?;
         let namespace = if kind.is_cluster_scoped() {
             ""
@@ -75,46 +78,41 @@ impl CaRef {
     }
 }
 
-impl<'a> Authorities<'a> {
-    pub(super) fn new(objects: &'a Objects, system: Option<&'a Arc<CaBundle>>) -> Self {
-        Self {
-            objects,
-            system,
-            parsed: HashMap::new(),
-            unions: HashMap::new(),
-        }
-    }
-
-    pub(super) fn resolve(&mut self, namespace: &str, trust: &Trust) -> Resolved {
+impl Authorities {
+    pub(super) fn resolve(
+        &mut self,
+        namespace: &str,
+        trust: &Trust,
+        objects: &Objects,
+        system: Option<&Arc<CaBundle>>,
+    ) -> Resolved {
         match trust {
-            Trust::System => self.resolve_system(),
-            Trust::Refs(refs) => self.resolve_refs(namespace, refs),
+            Trust::System => resolve_system(system),
+            Trust::Refs(refs) => self.resolve_refs(namespace, refs, objects),
         }
     }
 
-    fn resolve_system(&self) -> Resolved {
-        let Some(roots) = self.system else {
-            let message = "spec.validation.wellKnownCACertificates: no system trust store on this \
-                           node: install ca-certificates, or use caCertificateRefs";
-            let roots = Err(Condition::new(Reason::Invalid, message));
-            return Resolved {
-                roots,
-                condition: None,
-            };
-        };
-        let condition = Condition::new(Reason::ResolvedRefs, "the system's trust store");
-        Resolved {
-            roots: Ok(roots.clone()),
-            condition: Some(condition),
-        }
+    /// These objects are others now.
+    pub(super) fn forget(&mut self, changed: &BTreeSet<CaName>) {
+        self.parsed.retain(|name, _| !changed.contains(name));
+        let others = |names: &Vec<CaName>| !names.iter().any(|name| changed.contains(name));
+        self.unions.retain(|names, _| others(names));
+    }
+
+    /// Keeps what policies share, and nothing else.
+    pub(super) fn forget_unused(&mut self) {
+        let shared = |bundle: &Arc<CaBundle>| Arc::strong_count(bundle) > 1;
+        self.unions.retain(|_, bundle| shared(bundle));
+        self.parsed
+            .retain(|_, parsed| parsed.as_ref().is_ok_and(shared));
     }
 
     /// The union of the usable references. The unusable ones are told of in any case.
-    fn resolve_refs(&mut self, namespace: &str, refs: &[CaRef]) -> Resolved {
+    fn resolve_refs(&mut self, namespace: &str, refs: &[CaRef], objects: &Objects) -> Resolved {
         let mut usable = Vec::new();
         let mut errors: Vec<Condition> = Vec::new();
         for ca_ref in refs {
-            match self.resolve_ref(namespace, ca_ref) {
+            match self.resolve_ref(namespace, ca_ref, objects) {
                 Ok(bundle) => usable.push(bundle),
                 Err(error) => errors.push(error),
             }
@@ -141,6 +139,7 @@ impl<'a> Authorities<'a> {
         &mut self,
         namespace: &str,
         ca_ref: &CaRef,
+        objects: &Objects,
     ) -> Result<(CaName, Arc<CaBundle>), Condition> {
         let invalid_kind = |message| Condition::new(Reason::InvalidKind, message);
         let CaRef { group, kind, name } = ca_ref;
@@ -151,7 +150,7 @@ impl<'a> Authorities<'a> {
                  reference: use a ConfigMap (group \"\", kind ConfigMap)"
             )));
         };
-        if named.kind == CaKind::Secret && !self.objects.ca_secrets {
+        if named.kind == CaKind::Secret && !objects.ca_secrets {
             return Err(invalid_kind(format!(
                 "{named}: this installation takes no CA certificates from Secrets: allow it \
                  ({ALLOW_SECRETS}), or use a ConfigMap"
@@ -160,7 +159,7 @@ impl<'a> Authorities<'a> {
         let parsed = match self.parsed.get(&named) {
             Some(parsed) => parsed.clone(),
             None => {
-                let parsed = read(&named, self.objects.ca_objects.get(&named)).map(Arc::new);
+                let parsed = read(&named, objects.ca_objects.get(&named)).map(Arc::new);
                 self.parsed.insert(named.clone(), parsed.clone());
                 parsed
             }
@@ -183,6 +182,23 @@ impl<'a> Authorities<'a> {
             Arc::new(without_duplicates(all))
         });
         Some(union.clone())
+    }
+}
+
+fn resolve_system(system: Option<&Arc<CaBundle>>) -> Resolved {
+    let Some(roots) = system else {
+        let message = "spec.validation.wellKnownCACertificates: no system trust store on this \
+                           node: install ca-certificates, or use caCertificateRefs";
+        let roots = Err(Condition::new(Reason::Invalid, message));
+        return Resolved {
+            roots,
+            condition: None,
+        };
+    };
+    let condition = Condition::new(Reason::ResolvedRefs, "the system's trust store");
+    Resolved {
+        roots: Ok(roots.clone()),
+        condition: Some(condition),
     }
 }
 

@@ -4,69 +4,57 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::BackendTlsPolicy;
+use super::Policy;
 use super::service::Scope;
 use super::snapshot::{ObjectName, Refusal, Target};
 use super::status::{Reason, listed};
 
-/// All policies, the one with the highest precedence first: oldest, then by namespace/name. Without a
-/// creationTimestamp (files) comes last.
-pub(super) fn by_precedence(
-    policies: &BTreeMap<ObjectName, BackendTlsPolicy>,
-) -> Vec<(&ObjectName, &BackendTlsPolicy)> {
-    let mut sorted: Vec<_> = policies.iter().collect();
-    // A stable sort of what is sorted by name already.
-    sorted.sort_by_key(|(_, policy)| {
-        let created = policy
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0);
-        (created.is_none(), created)
-    });
-    sorted
+impl Policy {
+    /// The policy with the least has the highest precedence: oldest, then by namespace/name. Without a
+    /// creationTimestamp (files) comes last.
+    pub(super) fn precedence(&self) -> impl Ord {
+        (self.created.is_none(), self.created, &self.name)
+    }
 }
 
-/// The winning policy of each target that has one, valid or not. Services and policies go by their places.
+/// The winning policy of each target of a Service that has one, valid or not.
 #[derive(Default)]
-pub(super) struct Winners(BTreeMap<(usize, Scope), usize>);
+pub(super) struct Winners(BTreeMap<Scope, Arc<Policy>>);
 
 impl Winners {
     /// Enters a policy for a target. The first one stays: call in order of precedence.
-    pub(super) fn claim(&mut self, service: usize, scope: Scope, policy: usize) {
-        self.0.entry((service, scope)).or_insert(policy);
+    pub(super) fn claim(&mut self, scope: Scope, policy: &Arc<Policy>) {
+        self.0.entry(scope).or_insert_with(|| Arc::clone(policy));
     }
 
     /// The policy that won this very target.
-    pub(super) fn of(&self, service: usize, scope: Scope) -> Option<usize> {
-        self.0.get(&(service, scope)).copied()
+    pub(super) fn of(&self, scope: Scope) -> Option<&Arc<Policy>> {
+        self.0.get(&scope)
     }
 
     /// The policy that is in force on a port: its own before the Service's.
-    pub(super) fn in_force(&self, service: usize, port: usize) -> Option<usize> {
-        self.of(service, Scope::Port(port))
-            .or_else(|| self.of(service, Scope::Service))
+    pub(super) fn in_force(&self, port: usize) -> Option<&Arc<Policy>> {
+        self.of(Scope::Port(port))
+            .or_else(|| self.of(Scope::Service))
     }
 }
 
-/// One target for each address. Two Services can share an external address; where they want different things of it,
-/// nobody can tell which one a client means, so it is refused.
-pub(super) fn settle(
-    claims: BTreeMap<SocketAddr, Vec<Target>>,
-) -> BTreeMap<SocketAddr, Arc<Target>> {
-    let settled = claims.into_iter().filter_map(|(address, mut targets)| {
-        targets.sort_by(|a, b| a.service.cmp(&b.service));
-        let disagreement = disagreement(address, &targets);
-        let mut target = targets.into_iter().next()?;
-        if let Some(refusal) = disagreement {
-            target.plan = Err(refusal);
-        }
-        Some((address, Arc::new(target)))
-    });
-    settled.collect()
+/// One target for an address. Two Services can share an external address, or a pod; where they want different things of
+/// it, nobody can tell which one a client means, so it is refused.
+pub(super) fn settle(address: SocketAddr, claims: &[Arc<Target>]) -> Option<Arc<Target>> {
+    // Of equals the first stays.
+    let mut first = Arc::clone(
+        claims
+            .iter()
+            .min_by_key(|claim| (&claim.service, claim.port))?,
+    );
+    if let Some(refusal) = disagreement(address, claims) {
+        Arc::make_mut(&mut first).plan = Err(refusal);
+    }
+    Some(first)
 }
 
-fn disagreement(address: SocketAddr, targets: &[Target]) -> Option<Refusal> {
+fn disagreement(address: SocketAddr, targets: &[Arc<Target>]) -> Option<Refusal> {
     let (first, others) = targets.split_first()?;
     if others
         .iter()

@@ -1,33 +1,70 @@
-//! Where to dial for a target: the address itself, or endpoints that we pick from.
+//! EndpointSlices: where to dial for a target, or of a headless Service, what clients dial.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
+use super::service::parse_ip;
 use super::snapshot::{ObjectName, Upstream};
 
 /// The label by which a slice belongs to a Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// EndpointSlices by Service (namespace, name).
-pub(super) struct Slices<'a>(HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>);
+/// The label of a headless Service's slices. In a cluster no others are asked for.
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
-impl<'a> Slices<'a> {
-    pub(super) fn new(slices: &'a BTreeMap<ObjectName, EndpointSlice>) -> Self {
-        let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
-        for (name, slice) in slices {
-            if let Some(service) = slice
-                .metadata
-                .labels
-                .iter()
-                .find_map(|l| l.get(SERVICE_NAME))
-            {
-                let key = (name.namespace.as_str(), service.as_str());
-                by_service.entry(key).or_default().push(slice);
+/// EndpointSlices by Service, and by their own names.
+#[derive(Default)]
+pub(super) struct Slices(HashMap<ObjectName, BTreeMap<ObjectName, Arc<EndpointSlice>>>);
+
+impl Slices {
+    /// Enters a slice. The Service that it belongs to.
+    pub(super) fn insert(
+        &mut self,
+        name: &ObjectName,
+        slice: Arc<EndpointSlice>,
+    ) -> Option<ObjectName> {
+        let service = owner(name, &slice)?;
+        let of_service = self.0.entry(service.clone()).or_default();
+        of_service.insert(name.clone(), slice);
+        Some(service)
+    }
+
+    /// Takes a slice out, which was entered. The Service that it belongs to.
+    pub(super) fn remove(
+        &mut self,
+        name: &ObjectName,
+        slice: &EndpointSlice,
+    ) -> Option<ObjectName> {
+        let service = owner(name, slice)?;
+        let of_service = self.0.get_mut(&service)?;
+        of_service.remove(name);
+        if of_service.is_empty() {
+            self.0.remove(&service);
+        }
+        Some(service)
+    }
+
+    /// What clients of a headless Service dial for its port: every endpoint that they can have found, whatever its
+    /// conditions, at the slice's port number.
+    pub(super) fn dialled(&self, service: &ObjectName, port_name: &str) -> Vec<SocketAddr> {
+        let mut found = BTreeSet::new();
+        for slice in self.of(service) {
+            let ports = slice.ports.iter().flatten();
+            for port in ports.filter_map(|port| number(port, port_name)) {
+                let texts = slice.endpoints.iter().flat_map(|e| &e.addresses);
+                let ips = texts.filter_map(|text| parse_ip(text));
+                found.extend(ips.map(|ip| SocketAddr::new(ip, port)));
             }
         }
-        Self(by_service)
+        found.into_iter().collect()
+    }
+
+    fn of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
+        let slices = self.0.get(service).into_iter().flat_map(BTreeMap::values);
+        slices.map(AsRef::as_ref)
     }
 
     /// The ready endpoints of a Service's port, in the family of the address that the client dialled.
@@ -37,15 +74,17 @@ impl<'a> Slices<'a> {
         port_name: &str,
         dialled: IpAddr,
     ) -> Upstream {
-        let Some(slices) = self
-            .0
-            .get(&(service.namespace.as_str(), service.name.as_str()))
-        else {
+        // A cluster shows slices with this label only: here they are left over, and kube-proxy knows better.
+        let mut slices = self
+            .of(service)
+            .filter(|slice| label(slice, HEADLESS).is_none())
+            .peekable();
+        if slices.peek().is_none() {
             return Upstream::ServiceAddress;
-        };
+        }
         let family = if dialled.is_ipv4() { "IPv4" } else { "IPv6" };
         let mut found = BTreeSet::new();
-        for slice in slices.iter().filter(|slice| slice.address_type == family) {
+        for slice in slices.filter(|slice| slice.address_type == family) {
             let ports = slice.ports.iter().flatten();
             for port in ports.filter_map(|port| number(port, port_name)) {
                 let ready = slice.endpoints.iter().filter(|endpoint| is_ready(endpoint));
@@ -60,12 +99,19 @@ impl<'a> Slices<'a> {
     }
 }
 
-/// The port's number, if it is the TCP port of that name.
+fn owner(slice_name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
+    let service = label(slice, SERVICE_NAME)?;
+    Some(ObjectName::new(&slice_name.namespace, service))
+}
+
+fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a str> {
+    let labels = slice.metadata.labels.as_ref()?;
+    labels.get(key).map(String::as_str)
+}
+
+/// The port's number, if it is the TCP port of that name; a misspelt protocol counts as TCP, as in a Service.
 fn number(port: &EndpointPort, name: &str) -> Option<u16> {
-    let tcp = port
-        .protocol
-        .as_deref()
-        .is_none_or(|protocol| protocol == "TCP");
+    let tcp = !matches!(port.protocol.as_deref(), Some("UDP" | "SCTP"));
     let named = port.name.as_deref().unwrap_or_default() == name;
     if !tcp || !named {
         return None;

@@ -13,17 +13,17 @@ pub(super) const EXTERNAL_HOST: &str = "nodetls.io/external-host";
 
 /// A DNS name and a port, as the annotation has them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct External<'a> {
-    name: &'a str,
+pub(super) struct External {
+    name: String,
     port: Option<u16>,
 }
 
-impl<'a> External<'a> {
+impl External {
     /// None without annotation. `has_cluster_ip`: the Service is of a kind that has one, which clients can dial.
     ///
     /// # Errors
     /// Half a sentence, after the Service's name: why the annotation can't be honoured.
-    pub(super) fn of(service: &'a Service, has_cluster_ip: bool) -> Option<Result<Self, String>> {
+    pub(super) fn of(service: &Service, has_cluster_ip: bool) -> Option<Result<Self, String>> {
         let annotations = service.metadata.annotations.as_ref()?;
         let text = annotations.get(EXTERNAL_HOST)?;
         let mut selector = service.spec.iter().flat_map(|spec| &spec.selector);
@@ -46,13 +46,13 @@ impl<'a> External<'a> {
     /// Without a port of its own, it is the numeric targetPort or else the Service's port.
     pub(super) fn upstream(&self, port: &Port) -> Upstream {
         Upstream::Host {
-            name: self.name.to_owned(),
+            name: self.name.clone(),
             port: self.port.or(port.target).unwrap_or(port.number),
         }
     }
 }
 
-fn read(text: &str) -> Result<External<'_>, String> {
+fn read(text: &str) -> Result<External, String> {
     let (name, port) = match text.rsplit_once(':') {
         // IPv6, which has colons too, and no brackets.
         _ if text.parse::<IpAddr>().is_ok() => (text, None),
@@ -76,7 +76,7 @@ fn read(text: &str) -> Result<External<'_>, String> {
         })
     });
     Ok(External {
-        name,
+        name: name.to_owned(),
         port: port.transpose()?,
     })
 }

@@ -7,6 +7,7 @@ mod api;
 mod attach;
 mod ca;
 mod ca_object;
+mod compiler;
 mod conflict;
 mod endpoints;
 mod external;
@@ -22,11 +23,14 @@ mod tests;
 mod unknown;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
 pub use ca_object::{CA_KEY, CaKind, CaName, CaObject};
+pub use compiler::Compiler;
+pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
 pub use objects::{Installation, Objects};
 pub(crate) use options::CLIENT_CERTIFICATE;
 pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
@@ -36,9 +40,10 @@ pub use snapshot::{
 };
 pub use status::{AncestorStatus, Condition, PolicyStatus, Reason};
 
-use attach::Attached;
+use k8s_openapi::jiff::Timestamp;
+
 use ca::{Authorities, Resolved};
-use validate::Spec;
+use validate::{Spec, Trust};
 
 use crate::pods::decide::{ENABLED, REDIRECT};
 
@@ -48,31 +53,12 @@ pub struct Compiled {
     /// For the data plane.
     pub snapshot: Snapshot,
     /// One for each policy, by name.
-    pub statuses: Vec<PolicyStatus>,
+    pub statuses: Vec<Arc<PolicyStatus>>,
 }
 
 /// Compiles `objects`.
 pub fn compile(objects: &Objects, installation: &Installation) -> Compiled {
-    let mut authorities = Authorities::new(objects, installation.system_roots.as_ref());
-    let (out, policies): (Vec<_>, Vec<_>) = conflict::by_precedence(&objects.policies)
-        .into_iter()
-        .partition(|(_, policy)| policy.is_opted_out());
-    let policies: Vec<Policy> = policies
-        .into_iter()
-        .map(|(name, policy)| {
-            let insecure = installation.insecure_validation;
-            Policy::new(name, policy, &mut authorities, insecure)
-        })
-        .collect();
-    let attached = Attached::new(objects, &policies);
-    let snapshot = attached.snapshot(&objects.endpoint_slices);
-    let mut statuses = attached.statuses(&snapshot);
-    statuses.extend(
-        out.into_iter()
-            .map(|(name, policy)| opted_out(name, policy)),
-    );
-    statuses.sort_by(|a, b| a.policy.cmp(&b.policy));
-    Compiled { snapshot, statuses }
+    Compiler::default().compile(objects, installation)
 }
 
 /// A policy that its author left to other implementations, such as a gateway.
@@ -91,10 +77,11 @@ fn opted_out(name: &ObjectName, policy: &BackendTlsPolicy) -> PolicyStatus {
 }
 
 /// A policy, read: what it asks for, whatever its targets are.
-struct Policy<'a> {
-    name: &'a ObjectName,
+struct Policy {
+    name: ObjectName,
     uid: Option<String>,
     generation: Option<i64>,
+    created: Option<Timestamp>,
     spec: Spec,
     /// What its author should know of the spec, although it is no mistake.
     warnings: Vec<String>,
@@ -102,23 +89,29 @@ struct Policy<'a> {
     plan: Result<Arc<Origination>, Condition>,
     /// Condition `ResolvedRefs`.
     resolved_refs: Option<Condition>,
+    /// The CA objects that it names, whether or not they exist.
+    cas: Vec<CaName>,
 }
 
-impl<'a> Policy<'a> {
+impl Policy {
     fn new(
-        name: &'a ObjectName,
+        name: &ObjectName,
         policy: &BackendTlsPolicy,
         authorities: &mut Authorities,
-        insecure_validation: bool,
+        objects: &Objects,
+        installation: &Installation,
     ) -> Self {
         let mut spec = validate::read(&policy.spec);
-        if !insecure_validation {
+        if !installation.insecure_validation {
             spec.forbid_insecure_validation();
         }
         let generation = policy.metadata.generation;
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
         let Resolved { roots, condition } = match &spec.trust {
-            Some(trust) => authorities.resolve(&name.namespace, trust),
+            Some(trust) => {
+                let system = installation.system_roots.as_ref();
+                authorities.resolve(&name.namespace, trust, objects, system)
+            }
             None => Resolved {
                 roots: Err(invalid()),
                 condition: None,
@@ -129,15 +122,33 @@ impl<'a> Policy<'a> {
         } else {
             Err(invalid())
         };
+        let refs = match &spec.trust {
+            Some(Trust::Refs(refs)) => refs.as_slice(),
+            Some(Trust::System) | None => &[],
+        };
+        let cas = refs
+            .iter()
+            .filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
+        let created = policy.metadata.creation_timestamp.as_ref();
         Self {
-            name,
+            name: name.clone(),
             uid: policy.metadata.uid.clone(),
             generation,
+            created: created.map(|time| time.0),
+            cas: cas.collect(),
             spec,
             warnings: warnings(policy),
             plan,
             resolved_refs: condition,
         }
+    }
+
+    /// The Services that it names, whether or not they exist.
+    fn services(&self) -> BTreeSet<ObjectName> {
+        let targets = self.spec.targets.iter();
+        targets
+            .map(|target| ObjectName::new(&self.name.namespace, &target.service))
+            .collect()
     }
 }
 

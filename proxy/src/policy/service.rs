@@ -1,12 +1,13 @@
 //! What a policy covers of a Service: its ports, and the addresses that a client may dial for them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::endpoints::{HEADLESS, SERVICE_NAME, Slices};
 use super::external::{EXTERNAL_HOST, External};
 use super::snapshot::{ObjectName, Upstream};
 use super::status::{listed, quoted};
@@ -19,54 +20,87 @@ pub(super) enum Scope {
 }
 
 /// A Service, read.
-pub(super) struct View<'a> {
-    pub(super) name: &'a ObjectName,
-    pub(super) ports: Vec<Port<'a>>,
-    pub(super) addresses: BTreeSet<IpAddr>,
+pub(super) struct View {
+    pub(super) name: ObjectName,
+    pub(super) ports: Vec<Port>,
+    /// Clients dial its endpoints themselves.
+    pub(super) headless: bool,
+    /// Which addresses it has depends on what ClusterIPs others have.
+    pub(super) minds_cluster_ips: bool,
     /// What is not covered and why, for the policy's author.
     pub(super) notes: Vec<String>,
     /// The host outside of the cluster that it stands for; or why it can't, although it is to.
-    pub(super) external: Option<Result<External<'a>, String>>,
+    pub(super) external: Option<Result<External, String>>,
 }
 
 /// A port of a Service.
-pub(super) struct Port<'a> {
+pub(super) struct Port {
     /// Empty for the unnamed port of a Service that has only one.
-    pub(super) name: &'a str,
+    pub(super) name: String,
     pub(super) number: u16,
     /// The targetPort, where it is a number.
     pub(super) target: Option<u16>,
-    protocol: &'a str,
-    app_protocol: &'a str,
+    /// What clients dial for it.
+    pub(super) addresses: Vec<SocketAddr>,
+    protocol: String,
+    app_protocol: String,
 }
 
 /// IANA's `http`, what KEP-3726 defines as cleartext, and the latter without the prefix.
 const PLAINTEXT: [&str; 5] = ["http", "h2c", "ws", "kubernetes.io/h2c", "kubernetes.io/ws"];
 
-/// Which Service has a ClusterIP.
-pub(super) type ClusterIps<'a> = HashMap<IpAddr, &'a ObjectName>;
+/// Which Services have a ClusterIP; more than one only in files.
+#[derive(Default)]
+pub(super) struct ClusterIps(HashMap<IpAddr, BTreeSet<ObjectName>>);
 
-/// Indexes all ClusterIPs.
-pub(super) fn cluster_ips(services: &BTreeMap<ObjectName, Service>) -> ClusterIps<'_> {
-    let mut owners = ClusterIps::new();
-    for (name, service) in services {
-        for ip in cluster_ip_texts(service).filter_map(parse_ip) {
-            owners.entry(ip).or_insert(name);
+impl ClusterIps {
+    /// A Service is another than before. Whether its ClusterIPs are.
+    pub(super) fn replace(
+        &mut self,
+        name: &ObjectName,
+        before: Option<&Service>,
+        now: Option<&Service>,
+    ) -> bool {
+        let ips = |service: Option<&Service>| -> BTreeSet<IpAddr> {
+            let texts = service.into_iter().flat_map(cluster_ip_texts);
+            texts.filter_map(parse_ip).collect()
+        };
+        let (before, now) = (ips(before), ips(now));
+        for gone in before.difference(&now) {
+            if let Some(owners) = self.0.get_mut(gone) {
+                owners.remove(name);
+                if owners.is_empty() {
+                    self.0.remove(gone);
+                }
+            }
         }
+        for new in now.difference(&before) {
+            self.0.entry(*new).or_default().insert(name.clone());
+        }
+        before != now
     }
-    owners
+
+    fn owner(&self, ip: IpAddr) -> Option<&ObjectName> {
+        self.0.get(&ip)?.first()
+    }
 }
 
-impl<'a> View<'a> {
-    pub(super) fn new(name: &'a ObjectName, service: &'a Service, owners: &ClusterIps) -> Self {
+impl View {
+    pub(super) fn new(
+        name: &ObjectName,
+        service: &Service,
+        owners: &ClusterIps,
+        slices: &Slices,
+    ) -> Self {
         let ports = service
             .spec
             .iter()
             .flat_map(|spec| spec.ports.iter().flatten());
         let mut view = Self {
-            name,
+            name: name.clone(),
             ports: ports.filter_map(Port::new).collect(),
-            addresses: BTreeSet::new(),
+            headless: cluster_ip_texts(service).any(|ip| ip == "None"),
+            minds_cluster_ips: chosen_texts(service).next().is_some(),
             notes: Vec::new(),
             external: None,
         };
@@ -75,7 +109,6 @@ impl<'a> View<'a> {
         }
         let spec = service.spec.as_ref();
         let external_name = spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"));
-        let headless = cluster_ip_texts(service).any(|ip| ip == "None");
         if external_name {
             let host = spec.and_then(|spec| spec.external_name.as_deref());
             view.note(&format!(
@@ -83,22 +116,55 @@ impl<'a> View<'a> {
                  type: ClusterIP and without selector, with the annotation {EXTERNAL_HOST}: {}",
                 host.unwrap_or("HOST")
             ));
-        } else if headless {
-            view.note("is headless (clusterIP: None): connections to its pods are not covered yet");
+        } else if view.headless {
+            view.read_endpoints(owners, slices);
         } else {
             view.read_addresses(service, owners);
         }
-        let external = External::of(service, !external_name && !headless);
+        let external = External::of(service, !external_name && !view.headless);
         view.external = external.map(|e| e.map_err(|wrong| format!("Service {name} {wrong}")));
         view
     }
 
+    /// Whoever has an endpoint's address dials it. One that can't be a pod's is none of this Service's.
+    fn read_endpoints(&mut self, owners: &ClusterIps, slices: &Slices) {
+        self.minds_cluster_ips = true;
+        let mut others = BTreeSet::new();
+        for port in &mut self.ports {
+            let dialled = slices.dialled(&self.name, &port.name).into_iter();
+            port.addresses = dialled
+                .filter(|dialled| {
+                    let ip = dialled.ip();
+                    let ours = !is_special(ip) && owners.owner(ip).is_none();
+                    if !ours {
+                        others.insert(ip);
+                    }
+                    ours
+                })
+                .collect();
+        }
+        if !others.is_empty() {
+            self.note(&format!(
+                "has endpoints that are not covered, as no pod has such an address, or it is a clusterIP: {}",
+                listed(others.iter())
+            ));
+        }
+        if self.ports.iter().all(|port| port.addresses.is_empty()) {
+            self.note(&format!(
+                "is headless (clusterIP: None) and has no endpoint at the moment: there is nothing to cover; label \
+                 EndpointSlices of your own {HEADLESS}: \"\" and {SERVICE_NAME}: {}",
+                self.name.name
+            ));
+        }
+    }
+
     /// ClusterIPs are the Service's by right. Other addresses its author chose freely: one that can't belong to a
     /// Service, or is another's ClusterIP, must not turn other people's connections.
-    fn read_addresses(&mut self, service: &'a Service, owners: &ClusterIps) {
+    fn read_addresses(&mut self, service: &Service, owners: &ClusterIps) {
+        let mut ips = BTreeSet::new();
         for text in cluster_ip_texts(service) {
             match parse_ip(text) {
-                Some(ip) => _ = self.addresses.insert(ip),
+                Some(ip) => _ = ips.insert(ip),
                 None => self.note(&format!(
                     "has clusterIP {}: not an IP address",
                     quoted(text)
@@ -110,7 +176,7 @@ impl<'a> View<'a> {
                 self.note(&format!("has address {}: not an IP address", quoted(text)));
                 continue;
             };
-            match owners.get(&ip) {
+            match owners.owner(ip) {
                 _ if is_special(ip) => {
                     self.note(&format!(
                         "has address {ip}: not covered, no Service may have it"
@@ -121,10 +187,14 @@ impl<'a> View<'a> {
                         "has address {ip}: not covered, it is {owner}'s clusterIP"
                     ));
                 }
-                _ => _ = self.addresses.insert(ip),
+                _ => _ = ips.insert(ip),
             }
         }
-        if self.addresses.is_empty() {
+        for port in &mut self.ports {
+            let dialled = ips.iter().map(|ip| SocketAddr::new(*ip, port.number));
+            port.addresses = dialled.collect();
+        }
+        if ips.is_empty() {
             self.note("has no address to cover: in a manifest for nodetls, set spec.clusterIP");
         }
     }
@@ -152,7 +222,7 @@ impl<'a> View<'a> {
             .or_else(|| find(&numbered));
         found.map(Scope::Port).ok_or_else(|| {
             let ports = listed(self.ports.iter());
-            let (name, section) = (self.name, quoted(section));
+            let (name, section) = (&self.name, quoted(section));
             format!(
                 "Service {name} has no port named {section} (ports: {ports}): \
                  set sectionName to the name of one of them"
@@ -173,7 +243,7 @@ impl<'a> View<'a> {
     }
 
     /// The ports in `scope`, with their places.
-    pub(super) fn ports_in(&self, scope: Scope) -> impl Iterator<Item = (usize, &Port<'a>)> {
+    pub(super) fn ports_in(&self, scope: Scope) -> impl Iterator<Item = (usize, &Port)> {
         let inside =
             move |place: &(usize, _)| scope == Scope::Service || scope == Scope::Port(place.0);
         self.ports.iter().enumerate().filter(inside)
@@ -185,7 +255,7 @@ impl<'a> View<'a> {
         if ports.is_empty() || ports.iter().any(|port| port.is_tcp()) {
             return None;
         }
-        let (name, ports) = (self.name, listed(ports.into_iter()));
+        let (name, ports) = (&self.name, listed(ports.into_iter()));
         Some(format!(
             "Service {name}, {ports}: not TCP, and a BackendTLSPolicy works on TCP only: \
              target a TCP port"
@@ -206,37 +276,38 @@ impl<'a> View<'a> {
     }
 }
 
-impl<'a> Port<'a> {
+impl Port {
     /// None when the number is not a port number; then nobody can dial it either.
-    fn new(port: &'a ServicePort) -> Option<Self> {
+    fn new(port: &ServicePort) -> Option<Self> {
         Some(Self {
-            name: port.name.as_deref().unwrap_or_default(),
+            name: port.name.clone().unwrap_or_default(),
             number: port_number(port.port)?,
             target: match port.target_port {
                 Some(IntOrString::Int(number)) => port_number(number),
                 _ => None,
             },
-            protocol: port.protocol.as_deref().unwrap_or("TCP"),
-            app_protocol: port.app_protocol.as_deref().unwrap_or_default(),
+            addresses: Vec::new(),
+            protocol: port.protocol.as_deref().unwrap_or("TCP").to_owned(),
+            app_protocol: port.app_protocol.clone().unwrap_or_default(),
         })
     }
 
     /// A misspelt protocol (`tcp`, in a file) counts as TCP, so that the port is not left in plaintext.
     pub(super) fn is_tcp(&self) -> bool {
-        !matches!(self.protocol, "UDP" | "SCTP")
+        !matches!(self.protocol.as_str(), "UDP" | "SCTP")
     }
 
     /// The `appProtocol`, if it says that the server speaks plaintext. Many say nothing of it: `grpc`, `redis`.
-    pub(super) fn plaintext_protocol(&self) -> Option<&'a str> {
-        let named = |known: &str| known.eq_ignore_ascii_case(self.app_protocol);
+    pub(super) fn plaintext_protocol(&self) -> Option<&str> {
+        let named = |known: &str| known.eq_ignore_ascii_case(&self.app_protocol);
         PLAINTEXT
             .into_iter()
             .any(named)
-            .then_some(self.app_protocol)
+            .then_some(self.app_protocol.as_str())
     }
 }
 
-impl fmt::Display for Port<'_> {
+impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.name.is_empty() {
             write!(f, "{} ", self.name)?;
@@ -272,7 +343,7 @@ fn chosen_texts(service: &Service) -> impl Iterator<Item = &str> {
 }
 
 /// The hooks see a v4-mapped IPv6 address as the IPv4 address it is.
-fn parse_ip(text: &str) -> Option<IpAddr> {
+pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 

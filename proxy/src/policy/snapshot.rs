@@ -39,7 +39,8 @@ impl fmt::Display for ObjectName {
 /// Every address that a policy targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// By the address the client dials: a ClusterIP (external or load-balancer IP) and the Service's port.
+    /// By the address the client dials: a ClusterIP (external or load-balancer IP) and the Service's port, or an endpoint
+    /// of a headless Service. Endpoints of one port share a value.
     pub targets: BTreeMap<SocketAddr, Arc<Target>>,
 }
 

@@ -4,6 +4,8 @@
 mod ca;
 mod conflict;
 mod external;
+mod headless;
+mod incremental;
 mod options;
 mod properties;
 mod secrets;
@@ -68,7 +70,9 @@ impl World {
 
     fn service_with_status(mut self, name: &str, spec: Value, status: Value) -> Self {
         let service = serde_json::from_value(json!({"spec": spec, "status": status})).unwrap();
-        self.objects.services.insert(default_name(name), service);
+        self.objects
+            .services
+            .insert(default_name(name), Arc::new(service));
         self
     }
 
@@ -93,19 +97,25 @@ impl World {
     }
 
     /// An EndpointSlice of the Service `web`.
-    fn slice(mut self, name: &str, mut slice: Value) -> Self {
-        slice["metadata"] = json!({"labels": {"kubernetes.io/service-name": "web"}});
+    fn slice(self, name: &str, slice: Value) -> Self {
+        self.slice_with_labels(name, json!({"kubernetes.io/service-name": "web"}), slice)
+    }
+
+    fn slice_with_labels(mut self, name: &str, labels: Value, mut slice: Value) -> Self {
+        slice["metadata"] = json!({"labels": labels});
         let slice = serde_json::from_value(slice).unwrap();
         self.objects
             .endpoint_slices
-            .insert(default_name(name), slice);
+            .insert(default_name(name), Arc::new(slice));
         self
     }
 
     /// A policy as in a file: without creationTimestamp.
     fn policy(mut self, name: &str, spec: Value) -> Self {
         let policy = serde_json::from_value(json!({"spec": spec})).unwrap();
-        self.objects.policies.insert(default_name(name), policy);
+        self.objects
+            .policies
+            .insert(default_name(name), Arc::new(policy));
         self
     }
 
@@ -114,7 +124,7 @@ impl World {
         self = self.policy(name, spec);
         let policy = self.objects.policies.get_mut(&default_name(name)).unwrap();
         let created = Timestamp::from_second(second).unwrap();
-        policy.metadata.creation_timestamp = Some(Time(created));
+        Arc::make_mut(policy).metadata.creation_timestamp = Some(Time(created));
         self
     }
 
@@ -279,6 +289,6 @@ fn unreadable_metadata_loses_a_field_and_not_the_policy() {
 fn the_status_carries_the_generation() {
     let mut world = World::new().policy("p", spec("web", None));
     let policy = world.objects.policies.get_mut(&default_name("p")).unwrap();
-    policy.metadata.generation = Some(3);
+    Arc::make_mut(policy).metadata.generation = Some(3);
     assert_eq!(world.compile().status("p").generation, Some(3));
 }

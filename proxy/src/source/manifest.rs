@@ -1,6 +1,7 @@
 //! One file of Kubernetes manifests, as `kubectl apply -f` takes it: YAML or JSON, many documents, `kind: List`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
@@ -163,11 +164,11 @@ fn name(value: &mut Value) -> Result<ObjectName, &'static str> {
 }
 
 fn insert<T: DeserializeOwned>(
-    objects: &mut BTreeMap<ObjectName, T>,
+    objects: &mut BTreeMap<ObjectName, Arc<T>>,
     name: ObjectName,
     value: Value,
 ) -> Result<(), String> {
-    put(objects, name, read(value)?)
+    put(objects, name, Arc::new(read(value)?))
 }
 
 fn insert_ca(

@@ -28,7 +28,7 @@ pub(crate) struct Facts {
     pub(crate) netns: BTreeMap<u64, String>,
     /// What is in force.
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) policies: Arc<[PolicyStatus]>,
+    pub(crate) policies: Arc<[Arc<PolicyStatus>]>,
     /// Why manifests can't be read.
     pub(crate) unreadable: Arc<[String]>,
     /// Why the objects may not be the API server's; each names its cure.

@@ -1,5 +1,7 @@
 //! What is wrong, each with its cure.
 
+use std::sync::Arc;
+
 use super::report::{
     AgentState, Exec, ExecState, NetnsState, Problem, Program, Status, Target, TargetState,
 };
@@ -130,7 +132,7 @@ pub(super) fn of_audit(audited: &[Audited]) -> Vec<Problem> {
 }
 
 /// Which policies and manifests are not in effect.
-pub(super) fn of_policies(policies: &[PolicyStatus], unreadable: &[String]) -> Vec<Problem> {
+pub(super) fn of_policies(policies: &[Arc<PolicyStatus>], unreadable: &[String]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for error in unreadable {
         let what = format!("a manifest can't be read: {error}");

@@ -287,11 +287,9 @@ fn without_an_agent_it_is_said_what_that_means() {
 
 /// Service `web` at 10.96.0.10:443 without an endpoint, its policy, whose ConfigMap has this PEM, and an orphan.
 fn objects(pem: &str) -> Objects {
-    fn named<T: serde::de::DeserializeOwned>(name: &str, object: Value) -> (ObjectName, T) {
-        (
-            ObjectName::new("default", name),
-            serde_json::from_value(object).unwrap(),
-        )
+    fn named<T: serde::de::DeserializeOwned>(name: &str, object: Value) -> (ObjectName, Arc<T>) {
+        let object = serde_json::from_value(object).unwrap();
+        (ObjectName::new("default", name), Arc::new(object))
     }
     let policy = |service: &str| {
         json!({"spec": {

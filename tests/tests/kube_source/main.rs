@@ -16,7 +16,7 @@ mod identities;
 mod objects;
 
 use control_plane::{ControlPlane, PATIENCE};
-use objects::{definition, mirror, namespace, policy, rbac, service};
+use objects::{definition, mirror, namespace, policy, rbac, service, slice};
 
 const TICK: Duration = Duration::from_millis(50);
 
@@ -182,6 +182,48 @@ async fn lists_then_follows_changes() {
     timeout(PATIENCE, changed).await.unwrap().unwrap();
 }
 
+/// Of other Services somebody else picks the endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn slices_are_those_of_headless_services_and_little_of_them() {
+    let plane = cluster_with(&["one"]).await;
+    plane.apply(slice("db-1", true, &["10.1.0.1"], true)).await;
+    plane
+        .apply(slice("web-1", false, &["10.1.0.9"], true))
+        .await;
+    let mut kube = start(plane.agent().await, &plane.dir.path().join("cache"));
+    let first = kube.next().await.objects.endpoint_slices;
+    assert!(first.keys().eq([&name("db-1")]), "{first:?}");
+    let kept = serde_json::to_value(&*first[&name("db-1")]).unwrap();
+    let expected = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "shop", "name": "db-1", "labels": {
+            "kubernetes.io/service-name": "db", "service.kubernetes.io/headless": "",
+        }},
+        "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.1.0.1"]}],
+    });
+    assert_eq!(kept, expected);
+
+    // Nothing that matters, and then something.
+    plane.apply(slice("db-1", true, &["10.1.0.1"], false)).await;
+    plane
+        .apply(slice("web-1", false, &["10.1.0.8"], true))
+        .await;
+    let quiet = timeout(Duration::from_secs(2), kube.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    plane
+        .apply(slice("db-1", true, &["10.1.0.1", "10.1.0.2"], false))
+        .await;
+    let endpoints = |now: &Objects| {
+        now.endpoint_slices
+            .get(&name("db-1"))
+            .map(|slice| slice.endpoints.len())
+    };
+    until(&mut kube, |now| endpoints(now) == Some(2)).await;
+    plane.delete(&slice("db-1", true, &[], true)).await;
+    until(&mut kube, |now| now.endpoint_slices.is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_changes_are_few_updates() {
     let plane = cluster_with(&["one"]).await;
@@ -212,8 +254,10 @@ async fn many_changes_are_few_updates() {
 async fn goes_on_without_the_api_server_and_after_it() {
     let mut plane = cluster_with(&["one", "two"]).await;
     let cache = plane.dir.path().join("cache");
+    plane.apply(slice("db-1", true, &["10.1.0.1"], true)).await;
     let mut kube = start(plane.agent().await, &cache);
     let objects = kube.next().await.objects;
+    assert_eq!(objects.endpoint_slices.len(), 1);
     state(&kube, |state| state.in_step).await;
     let kept = async {
         while !cache.join("objects").exists() {
@@ -225,7 +269,7 @@ async fn goes_on_without_the_api_server_and_after_it() {
     plane.stop_api();
     let refused = |state: &State| {
         let mut failures = state.failures.values();
-        state.failures.len() == 6 && failures.all(|failure| failure.cause.contains("refused"))
+        state.failures.len() == 7 && failures.all(|failure| failure.cause.contains("refused"))
     };
     let away = state(&kube, refused).await;
     assert!(away.last_sync(SystemTime::now()).unwrap() < SystemTime::now());

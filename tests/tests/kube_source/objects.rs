@@ -50,6 +50,22 @@ pub(crate) fn service(name: &str, port: u16) -> Value {
     })
 }
 
+/// An EndpointSlice in namespace `shop`, of a Service `db`; that one is `headless`, or not.
+pub(crate) fn slice(name: &str, headless: bool, ips: &[&str], ready: bool) -> Value {
+    let mut labels = json!({"kubernetes.io/service-name": "db", "other": "label"});
+    if headless {
+        labels["service.kubernetes.io/headless"] = json!("");
+    }
+    let endpoint =
+        |ip: &&str| json!({"addresses": [ip], "conditions": {"ready": ready}, "nodeName": "node1"});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "shop", "name": name, "labels": labels},
+        "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+        "endpoints": ips.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
 /// A Namespace.
 pub(crate) fn namespace(name: &str, labels: Value) -> Value {
     let metadata = json!({"name": name, "labels": labels});
@@ -82,6 +98,7 @@ pub(crate) fn rbac() -> Vec<Value> {
         crd,
         rule("gateway.networking.k8s.io", "backendtlspolicies"),
         rule("", "services"),
+        rule("discovery.k8s.io", "endpointslices"),
         rule("", "namespaces"),
         rule("", "pods"),
     ];

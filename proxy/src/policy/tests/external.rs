@@ -9,7 +9,7 @@ fn compiled(annotation: &str, service: Value) -> Compiled {
         .policy("p", spec("svc", None));
     let service = world.objects.services.get_mut(&default_name("svc"));
     let annotation = ("nodetls.io/external-host".to_owned(), annotation.to_owned());
-    service.unwrap().metadata.annotations = Some([annotation].into());
+    Arc::make_mut(service.unwrap()).metadata.annotations = Some([annotation].into());
     world.compile()
 }
 
@@ -46,7 +46,7 @@ fn endpoint_slices_do_not_count() {
     let mut world = World::new().slice("s", slice);
     let web = world.objects.services.get_mut(&default_name("web"));
     let annotation = ("nodetls.io/external-host".into(), "a.example".into());
-    web.unwrap().metadata.annotations = Some([annotation].into());
+    Arc::make_mut(web.unwrap()).metadata.annotations = Some([annotation].into());
     let compiled = world.policy("p", spec("web", None)).compile();
     assert_eq!(
         compiled.target("10.0.0.1:443").upstream,
@@ -110,7 +110,7 @@ fn only_the_service_s_own_targets_are_refused() {
     let mut world = World::new().service("svc", service).policy("p", both);
     let service = world.objects.services.get_mut(&default_name("svc"));
     let annotation = ("nodetls.io/external-host".into(), "?".into());
-    service.unwrap().metadata.annotations = Some([annotation].into());
+    Arc::make_mut(service.unwrap()).metadata.annotations = Some([annotation].into());
     let compiled = world.compile();
     let status = compiled.status("p");
     assert!(!status.ancestors[0].accepted.status && status.ancestors[1].accepted.status);

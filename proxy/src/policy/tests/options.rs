@@ -215,7 +215,7 @@ fn a_policy_that_opted_out_takes_part_in_nothing() {
             .get_mut(&default_name("out"))
             .unwrap();
         let annotation = ("nodetls.io/redirect".to_owned(), value.to_owned());
-        policy.metadata.annotations = Some([annotation].into());
+        Arc::make_mut(policy).metadata.annotations = Some([annotation].into());
         world.compile()
     };
     let compiled = opted_out("disabled");

@@ -1,5 +1,6 @@
 //! Property tests: precedence against a naive second implementation, fail closed, and no panic on any JSON.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use proptest::collection::{btree_map, vec};
@@ -9,38 +10,41 @@ use rustls::pki_types::ServerName;
 
 use super::*;
 
-/// A policy on one target, with a hostname of its own.
+/// A policy, with a hostname of its own.
 #[derive(Clone, Debug)]
 struct Claim {
     name: String,
     created: Option<i64>,
-    service: &'static str,
-    section: Option<&'static str>,
+    /// Service → section.
+    targets: BTreeMap<&'static str, Option<&'static str>>,
     valid: bool,
 }
 
-const SERVICES: [(&str, &str); 2] = [("s1", "10.0.0.1"), ("s2", "10.0.0.2")];
+/// Name, ClusterIP, addresses; the headless one's slice has every port's number plus 10,000.
+const SERVICES: [(&str, &str, &[&str]); 3] = [
+    ("s1", "10.0.0.1", &["10.0.0.1"]),
+    ("s2", "10.0.0.2", &["10.0.0.2"]),
+    ("headless", "None", &["10.1.0.1", "10.1.0.2"]),
+];
 /// Name, number, TCP.
 const PORTS: [(&str, u16, bool); 3] =
     [("https", 443, true), ("alt", 8443, true), ("q", 443, false)];
 
 fn claims() -> impl Strategy<Value = Vec<Claim>> {
-    let service = select(vec!["s1", "s2", "absent"]);
+    let service = select(vec!["s1", "s2", "headless", "absent"]);
     let sections = ["https", "443", "alt", "8443", "q", "nope"];
     let section = proptest::option::of(select(sections.to_vec()));
     let claim = (
         proptest::option::of(0..3_i64),
-        service,
-        section,
+        btree_map(service, section, 1..4),
         any::<bool>(),
     );
     btree_map("[a-d]{1,2}", claim, 0..12)
         .prop_map(|claims| {
-            let claim = |(name, (created, service, section, valid))| Claim {
+            let claim = |(name, (created, targets, valid))| Claim {
                 name,
                 created,
-                service,
-                section,
+                targets,
                 valid,
             };
             claims.into_iter().map(claim).collect::<Vec<_>>()
@@ -51,12 +55,22 @@ fn claims() -> impl Strategy<Value = Vec<Claim>> {
 fn world(claims: &[Claim]) -> World {
     let mut world = World::new();
     world.objects.services.clear();
-    for (name, ip) in SERVICES {
+    for (name, ip, addresses) in SERVICES {
         let port = |(name, number, tcp)| json!({"name": name, "port": number, "protocol": if tcp { "TCP" } else { "UDP" }});
         world = world.service(
             name,
             json!({"clusterIP": ip, "ports": PORTS.map(port).to_vec()}),
         );
+        if ip == "None" {
+            let port = |(name, number, tcp): (&str, u16, bool)| json!({"name": name, "port": number + 10_000, "protocol": if tcp { "TCP" } else { "UDP" }});
+            let endpoint = |ip: &&str| json!({"addresses": [ip]});
+            let slice = json!({
+                "addressType": "IPv4", "ports": PORTS.map(port).to_vec(),
+                "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+            });
+            let labels = json!({"kubernetes.io/service-name": name});
+            world = world.slice_with_labels(name, labels, slice);
+        }
     }
     for claim in claims {
         let host = if claim.valid {
@@ -64,7 +78,9 @@ fn world(claims: &[Claim]) -> World {
         } else {
             "10.0.0.9".into()
         };
-        let spec = spec_for_host(claim.service, claim.section, &host);
+        let mut spec = spec_for_host("", None, &host);
+        let target = |(service, section): (&&str, &Option<&str>)| json!({"group": "", "kind": "Service", "name": service, "sectionName": section});
+        spec["targetRefs"] = claim.targets.iter().map(target).collect();
         world = match claim.created {
             Some(created) => world.policy_at(created, &claim.name, spec),
             None => world.policy(&claim.name, spec),
@@ -73,18 +89,19 @@ fn world(claims: &[Claim]) -> World {
     world
 }
 
-impl Claim {
-    /// Name of the port meant; `None` is the whole Service.
-    fn port(&self) -> Option<&'static str> {
-        match self.section {
-            Some("443") => Some("https"),
-            Some("8443") => Some("alt"),
-            other => other,
-        }
+/// Name of the port meant; `None` is the whole Service.
+fn port(section: Option<&'static str>) -> Option<&'static str> {
+    match section {
+        Some("443") => Some("https"),
+        Some("8443") => Some("alt"),
+        other => other,
     }
+}
 
-    fn target_exists(&self) -> bool {
-        self.service != "absent" && self.section != Some("nope")
+impl Claim {
+    fn has(&self, service: &str, wanted: Option<&str>) -> bool {
+        let section = self.targets.get(service);
+        section.is_some_and(|section| port(*section) == wanted)
     }
 
     fn beats(&self, other: &Claim) -> bool {
@@ -92,18 +109,24 @@ impl Claim {
         (created(self), &self.name) < (created(other), &other.name)
     }
 
-    fn loses_in(&self, claims: &[Claim]) -> bool {
-        claims.iter().any(|other| {
-            other.service == self.service && other.port() == self.port() && other.beats(self)
-        })
+    fn loses_in(&self, claims: &[Claim], service: &str, port: Option<&str>) -> bool {
+        claims
+            .iter()
+            .any(|other| other.has(service, port) && other.beats(self))
     }
 
-    fn expected_reason(&self, claims: &[Claim]) -> Reason {
+    fn expected_reason(
+        &self,
+        claims: &[Claim],
+        service: &str,
+        section: Option<&'static str>,
+    ) -> Reason {
+        let exists = service != "absent" && section != Some("nope");
         match () {
-            () if !self.target_exists() && !self.valid => Reason::Invalid,
-            () if !self.target_exists() => Reason::TargetNotFound,
-            () if self.loses_in(claims) => Reason::Conflicted,
-            () if !self.valid || self.port() == Some("q") => Reason::Invalid,
+            () if !exists && !self.valid => Reason::Invalid,
+            () if !exists => Reason::TargetNotFound,
+            () if self.loses_in(claims, service, port(section)) => Reason::Conflicted,
+            () if !self.valid || section == Some("q") => Reason::Invalid,
             () => Reason::Accepted,
         }
     }
@@ -112,10 +135,8 @@ impl Claim {
 /// Who must be in force at a port of a Service.
 fn expected<'a>(claims: &'a [Claim], service: &str, port: &str) -> Option<&'a Claim> {
     let winner = |port: Option<&str>| {
-        let mut same = claims
-            .iter()
-            .filter(|c| c.service == service && c.port() == port);
-        same.find(|claim| !claim.loses_in(claims))
+        let mut same = claims.iter().filter(|c| c.has(service, port));
+        same.find(|claim| !claim.loses_in(claims, service, port))
     };
     winner(Some(port)).or_else(|| winner(None))
 }
@@ -178,25 +199,33 @@ proptest! {
     #[test]
     fn precedence_is_as_in_the_naive_implementation(claims in claims()) {
         let compiled = world(&claims).compile();
-        for (service, ip) in SERVICES {
+        for (service, ip, addresses) in SERVICES {
             for (port, number, _) in PORTS.iter().filter(|(_, _, tcp)| *tcp) {
-                let address: SocketAddr = format!("{ip}:{number}").parse().unwrap();
-                let target = compiled.snapshot.targets.get(&address);
-                let expected = expected(&claims, service, port);
-                prop_assert_eq!(target.map(|t| &t.policy.name), expected.map(|claim| &claim.name));
-                let (Some(target), Some(expected)) = (target, expected) else { continue };
-                prop_assert_eq!(target.plan.is_ok(), expected.valid);
-                if let Ok(plan) = &target.plan {
-                    prop_assert_eq!(&plan.hostname, &format!("{}.example.com", expected.name));
+                let dialled = number + if ip == "None" { 10_000 } else { 0 };
+                for address in addresses {
+                    let address: SocketAddr = format!("{address}:{dialled}").parse().unwrap();
+                    let target = compiled.snapshot.targets.get(&address);
+                    let expected = expected(&claims, service, port);
+                    prop_assert_eq!(target.map(|t| &t.policy.name), expected.map(|claim| &claim.name));
+                    let (Some(target), Some(expected)) = (target, expected) else { continue };
+                    prop_assert_eq!(target.port, *number);
+                    prop_assert_eq!(target.plan.is_ok(), expected.valid);
+                    if let Ok(plan) = &target.plan {
+                        prop_assert_eq!(&plan.hostname, &format!("{}.example.com", expected.name));
+                    }
                 }
             }
         }
         for claim in &claims {
-            let accepted = compiled.accepted(&claim.name);
-            prop_assert_eq!(accepted.reason, claim.expected_reason(&claims), "{:?}", claim);
-            prop_assert_eq!(accepted.status, accepted.reason == Reason::Accepted);
+            let ancestors = &compiled.status(&claim.name).ancestors;
+            for ((service, section), ancestor) in claim.targets.iter().zip(ancestors) {
+                let reason = claim.expected_reason(&claims, service, *section);
+                prop_assert_eq!(ancestor.accepted.reason, reason, "{:?}", claim);
+                prop_assert_eq!(ancestor.accepted.status, reason == Reason::Accepted);
+            }
+            prop_assert_eq!(ancestors.len(), claim.targets.len());
         }
-        prop_assert!(compiled.snapshot.targets.len() <= 4);
+        prop_assert!(compiled.snapshot.targets.len() <= 8);
     }
 
     #[test]
@@ -239,7 +268,7 @@ proptest! {
         let document = json!({"metadata": metadata, "spec": spec});
         let policy: BackendTlsPolicy = serde_json::from_value(document).unwrap();
         let mut world = World::new();
-        world.objects.policies.insert(default_name("p"), policy);
+        world.objects.policies.insert(default_name("p"), policy.into());
         let compiled = world.compile();
         prop_assert_eq!(compiled.statuses.len(), 1);
         let status = compiled.status("p");

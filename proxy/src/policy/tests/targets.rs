@@ -176,7 +176,7 @@ fn a_policy_created_again_makes_another_target() {
     let target = |uid: &str| {
         let mut world = World::new().policy("p", spec("web", None));
         let policy = world.objects.policies.values_mut().next().unwrap();
-        policy.metadata.uid = Some(uid.to_owned());
+        Arc::make_mut(policy).metadata.uid = Some(uid.to_owned());
         world.compile().target("10.0.0.1:443").clone()
     };
     assert_eq!(target("a"), target("a"));

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,7 +23,7 @@ use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 const FILE: &str = "objects";
 
 /// Before the digest in the header. Another number for another layout of what is kept.
-const MAGIC: &str = "nodetls-objects 2 ";
+const MAGIC: &str = "nodetls-objects 3 ";
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,7 @@ pub(super) struct Kept {
     /// Seconds since 1970 (UTC).
     written: u64,
     services: Vec<Service>,
+    endpoint_slices: Vec<EndpointSlice>,
     ca_objects: Vec<(CaName, CaObject)>,
     policies: Vec<BackendTlsPolicy>,
     pub(super) namespaces: Namespaces,
@@ -53,9 +56,10 @@ impl Kept {
     pub(super) fn new(objects: Objects, namespaces: Namespaces, pods: Pods) -> Self {
         Self {
             written: 0,
-            services: objects.services.into_values().collect(),
+            services: values(objects.services),
+            endpoint_slices: values(objects.endpoint_slices),
             ca_objects: objects.ca_objects.into_iter().collect(),
-            policies: objects.policies.into_values().collect(),
+            policies: values(objects.policies),
             namespaces,
             pods,
         }
@@ -65,7 +69,7 @@ impl Kept {
     pub(super) fn objects(self) -> Objects {
         Objects {
             services: by_name(self.services, |service| &service.metadata),
-            endpoint_slices: BTreeMap::new(),
+            endpoint_slices: by_name(self.endpoint_slices, |slice| &slice.metadata),
             policies: by_name(self.policies, |policy| &policy.metadata),
             ..mirrored(self.ca_objects)
         }
@@ -139,14 +143,22 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 }
 
 /// Puts objects back into their place.
-fn by_name<T>(objects: Vec<T>, metadata: impl Fn(&T) -> &ObjectMeta) -> BTreeMap<ObjectName, T> {
+fn by_name<T>(
+    objects: Vec<T>,
+    metadata: impl Fn(&T) -> &ObjectMeta,
+) -> BTreeMap<ObjectName, Arc<T>> {
     let named = objects.into_iter().map(|object| {
         let meta = metadata(&object);
         let name = ObjectName::new(
             meta.namespace.as_deref().unwrap_or_default(),
             meta.name.as_deref().unwrap_or_default(),
         );
-        (name, object)
+        (name, Arc::new(object))
     });
     named.collect()
+}
+
+fn values<T: Clone>(objects: BTreeMap<ObjectName, Arc<T>>) -> Vec<T> {
+    let values = objects.into_values();
+    values.map(Arc::unwrap_or_clone).collect()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch as latest};
@@ -18,7 +19,7 @@ use super::watch::{Feed, Query, Signal};
 use super::{Crd, MIRROR_LABEL, Namespace, Namespaces, Options, Pods, Resource, State, Synced};
 use super::{crd, reduce, report};
 use crate::pods::decide::PodInfo;
-use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, HEADLESS, ObjectName};
 use crate::source::Update;
 
 /// How long the API server may take to list everything before the cache takes its place.
@@ -50,18 +51,20 @@ pub(super) struct Driver {
     /// Where the objects are kept.
     pub(super) dir: Option<PathBuf>,
     /// What is kept of a policy.
-    pub(super) read_policy: fn(DynamicObject) -> Option<BackendTlsPolicy>,
+    pub(super) read_policy: fn(DynamicObject) -> Option<Arc<BackendTlsPolicy>>,
     pub(super) outputs: Outputs,
     pub(super) crd: Watched<Crd>,
-    pub(super) services: Watched<Service>,
+    pub(super) services: Watched<Arc<Service>>,
+    /// Of headless Services only: of others kube-proxy or the CNI picks the endpoint.
+    pub(super) endpoint_slices: Watched<Arc<EndpointSlice>>,
     pub(super) namespaces: Watched<Namespace>,
     pub(super) config_maps: Watched<(CaName, CaObject)>,
     /// The node's, with the uids that their cgroups have; `None` when nobody wants them.
     pub(super) pods: Option<Watched<(String, PodInfo)>>,
     /// With their version; `None` while they can't be read.
-    pub(super) policies: Option<(&'static str, Watched<BackendTlsPolicy>)>,
+    pub(super) policies: Option<(&'static str, Watched<Arc<BackendTlsPolicy>>)>,
     /// The policies in force.
-    pub(super) known: BTreeMap<ObjectName, BackendTlsPolicy>,
+    pub(super) known: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
     pub(super) synced: Synced,
     pub(super) cache_failure: Option<String>,
     /// What the last run left, until it is needed or not needed any more.
@@ -88,12 +91,17 @@ impl Driver {
             labels: Some(format!("{MIRROR_LABEL}=true")),
             ..Query::all(Resource::ConfigMaps)
         };
+        let headless = Query {
+            labels: Some(HEADLESS.to_owned()),
+            ..Query::all(Resource::EndpointSlices)
+        };
         let definition = Query {
             fields: Some(format!("metadata.name={}", crd::NAME)),
             ..Query::all(Resource::Crd)
         };
         let crds = Api::all_with(client.clone(), &crd::definitions());
         let services: Api<Service> = Api::all(client.clone());
+        let endpoint_slices: Api<EndpointSlice> = Api::all(client.clone());
         let namespaces: Api<PartialObjectMeta<KubeNamespace>> = Api::all(client.clone());
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &options.namespace);
         let read = |object: DynamicObject| Some(Crd::of(&object));
@@ -111,6 +119,11 @@ impl Driver {
                 services,
                 Query::all(Resource::Services),
                 reduce::service,
+            )),
+            endpoint_slices: Watched::new(Feed::start(
+                endpoint_slices,
+                headless,
+                reduce::endpoint_slice,
             )),
             namespaces: Watched::new(Feed::start(
                 namespaces,
@@ -152,6 +165,7 @@ impl Driver {
                     changed
                 }
                 signal = self.services.feed.next() => self.services.store.take(signal),
+                signal = self.endpoint_slices.feed.next() => self.endpoint_slices.store.take(signal),
                 signal = self.config_maps.feed.next() => self.config_maps.store.take(signal),
                 signal = self.namespaces.feed.next() => {
                     if self.namespaces.store.take(signal) {
@@ -214,6 +228,7 @@ impl Driver {
         let policies = self.policies.as_ref();
         self.crd.store.listed
             && self.services.store.listed
+            && self.endpoint_slices.store.listed
             && self.namespaces.store.listed
             && self.config_maps.store.listed
             && self

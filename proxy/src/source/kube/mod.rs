@@ -1,5 +1,5 @@
-//! A cluster, watched: BackendTLSPolicies, Services, Namespaces, one node's pods, and the CA certificates that the
-//! controller mirrors.
+//! A cluster, watched: BackendTLSPolicies, Services, the EndpointSlices of headless ones, Namespaces, one node's pods,
+//! and the CA certificates that the controller mirrors.
 //!
 //! Rules: nothing is published before every watch has listed once; what can't be watched for a while stays as it was;
 //! a policy's removal is believed only after a look at its CRD; what was last complete is kept on disk for a start

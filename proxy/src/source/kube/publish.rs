@@ -152,8 +152,7 @@ impl Driver {
         let ca_objects = self.config_maps.store.objects.values();
         Objects {
             services: self.services.store.objects.clone(),
-            // In a cluster, kube-proxy or the CNI picks the endpoint.
-            endpoint_slices: BTreeMap::new(),
+            endpoint_slices: self.endpoint_slices.store.objects.clone(),
             policies: self.known.clone(),
             ..mirrored(ca_objects.cloned())
         }

@@ -1,15 +1,17 @@
 //! What is kept of an object in memory and in the cache: nothing that the compiler does not read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source};
 use crate::pods::decide::{ANNOTATIONS, PodInfo, cgroup_uid};
-use crate::policy::{BackendTlsPolicy, CaName, CaObject};
+use crate::policy::{BackendTlsPolicy, CaName, CaObject, HEADLESS, SERVICE_NAME};
 
 /// What a Namespace says about its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,31 +25,61 @@ pub struct Namespace {
     pub terminating: bool,
 }
 
-pub(super) fn policy(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
-    Some(BackendTlsPolicy {
+pub(super) fn policy(object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
+    Some(Arc::new(read_policy(object)))
+}
+
+/// With its version, which changes when anybody writes its status.
+pub(super) fn policy_and_version(mut object: DynamicObject) -> Option<Arc<BackendTlsPolicy>> {
+    let resource_version = object.metadata.resource_version.take();
+    let mut policy = read_policy(object);
+    policy.metadata.resource_version = resource_version;
+    Some(Arc::new(policy))
+}
+
+fn read_policy(mut object: DynamicObject) -> BackendTlsPolicy {
+    BackendTlsPolicy {
         metadata: metadata(object.metadata),
         spec: object
             .data
             .get_mut("spec")
             .map(serde_json::Value::take)
             .unwrap_or_default(),
-    })
+    }
 }
 
-/// With its version, which changes when anybody writes its status.
-pub(super) fn policy_and_version(mut object: DynamicObject) -> Option<BackendTlsPolicy> {
-    let resource_version = object.metadata.resource_version.take();
-    let mut policy = policy(object)?;
-    policy.metadata.resource_version = resource_version;
-    Some(policy)
-}
-
-pub(super) fn service(mut service: Service) -> Option<Service> {
+pub(super) fn service(mut service: Service) -> Option<Arc<Service>> {
     service.metadata = metadata(service.metadata);
     if let Some(status) = &mut service.status {
         status.conditions = None;
     }
-    Some(service)
+    Some(Arc::new(service))
+}
+
+/// Of a headless Service: whether an endpoint is ready is nothing to us, and no reason to compile again.
+pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<Arc<EndpointSlice>> {
+    let mut labels = slice.metadata.labels.unwrap_or_default();
+    labels.retain(|key, _| [SERVICE_NAME, HEADLESS].contains(&key.as_str()));
+    let endpoint = |endpoint: Endpoint| Endpoint {
+        addresses: endpoint.addresses,
+        ..Endpoint::default()
+    };
+    let port = |port: EndpointPort| EndpointPort {
+        app_protocol: None,
+        ..port
+    };
+    let ports = slice.ports.unwrap_or_default().into_iter();
+    Some(Arc::new(EndpointSlice {
+        metadata: ObjectMeta {
+            namespace: slice.metadata.namespace,
+            name: slice.metadata.name,
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        address_type: slice.address_type,
+        endpoints: slice.endpoints.into_iter().map(endpoint).collect(),
+        ports: Some(ports.map(port).collect()),
+    }))
 }
 
 pub(super) fn namespace(object: PartialObjectMeta<KubeNamespace>) -> Option<Namespace> {

@@ -44,6 +44,7 @@ pub(super) fn failures(driver: &Driver) -> impl Iterator<Item = &WatchFailure> {
         driver.crd.store.failure.as_ref(),
         policies.and_then(|(_, watched)| watched.store.failure.as_ref()),
         driver.services.store.failure.as_ref(),
+        driver.endpoint_slices.store.failure.as_ref(),
         driver.namespaces.store.failure.as_ref(),
         driver.config_maps.store.failure.as_ref(),
         pods.and_then(|watched| watched.store.failure.as_ref()),
@@ -71,6 +72,7 @@ fn state(driver: &Driver, before: &State) -> State {
     let in_step = driver.synced == Synced::Live
         && driver.crd.store.watching
         && driver.services.store.watching
+        && driver.endpoint_slices.store.watching
         && driver.namespaces.store.watching
         && driver.config_maps.store.watching
         && pods.is_none_or(|watched| watched.store.watching)

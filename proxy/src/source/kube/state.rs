@@ -56,6 +56,8 @@ pub enum Resource {
     Policies,
     /// Services.
     Services,
+    /// EndpointSlices of headless Services.
+    EndpointSlices,
     /// Namespaces (metadata only).
     Namespaces,
     /// Mirrored CA certificates in nodetls' own namespace.
@@ -110,6 +112,7 @@ impl Resource {
             Self::Crd => "customresourcedefinitions",
             Self::Policies => "backendtlspolicies",
             Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
             Self::Namespaces => "namespaces",
             Self::ConfigMaps => "configmaps",
             Self::Pods => "pods",

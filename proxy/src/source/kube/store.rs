@@ -1,6 +1,7 @@
 //! What was listed and watched of one resource.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::WatchFailure;
 use super::watch::Signal;
@@ -61,10 +62,10 @@ impl<T: PartialEq> Store<T> {
 /// The policies in force, when `known` were before and `live` is what the API server shows. Unless that is `complete`
 /// and to be believed, a policy that is not shown is still there.
 pub(super) fn in_force(
-    mut known: BTreeMap<ObjectName, BackendTlsPolicy>,
-    live: BTreeMap<ObjectName, BackendTlsPolicy>,
+    mut known: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
+    live: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
     complete: bool,
-) -> BTreeMap<ObjectName, BackendTlsPolicy> {
+) -> BTreeMap<ObjectName, Arc<BackendTlsPolicy>> {
     if complete {
         return live;
     }

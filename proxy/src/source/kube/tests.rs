@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
 use serde_json::{Value, from_value, json};
 
@@ -20,9 +21,10 @@ fn name(name: &str) -> ObjectName {
     ObjectName::new("shop", name)
 }
 
-fn policy(hostname: &str) -> BackendTlsPolicy {
+fn policy(hostname: &str) -> Arc<BackendTlsPolicy> {
     let spec = json!({"validation": {"hostname": hostname}});
-    from_value(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec})).unwrap()
+    let policy = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec});
+    Arc::new(from_value(policy).unwrap())
 }
 
 fn listed(objects: &[(&str, u8)]) -> Signal<u8> {
@@ -140,7 +142,7 @@ fn of_a_policy_what_the_compiler_reads_is_kept() {
         with_version.metadata.resource_version.as_deref(),
         Some("77")
     );
-    let kept = serde_json::to_value(reduce::policy(object)).unwrap();
+    let kept = serde_json::to_value(reduce::policy(object).as_deref()).unwrap();
     let expected = json!({
         "metadata": {
             "namespace": "shop", "name": "web", "generation": 3, "creationTimestamp": "2026-11-21T00:00:00Z",
@@ -178,6 +180,38 @@ fn of_a_pod_what_decides_is_kept() {
     let mirror = json!({"uid": "u", "annotations": {"kubernetes.io/config.mirror": "hash"}});
     assert_eq!(pod(mirror).unwrap().0, "hash", "a static pod's cgroup");
     assert_eq!(pod(json!({"name": "no uid"})), None);
+}
+
+fn slice(ready: bool) -> EndpointSlice {
+    from_value(json!({
+        "metadata": {
+            "namespace": "shop", "name": "db-1", "resourceVersion": "7", "labels": {
+                "kubernetes.io/service-name": "db", "service.kubernetes.io/headless": "", "app": "db",
+            },
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "sql", "port": 5432, "protocol": "TCP", "appProtocol": "x"}],
+        "endpoints": [{
+            "addresses": ["10.1.0.1"], "conditions": {"ready": ready}, "nodeName": "node1", "zone": "a",
+            "targetRef": {"kind": "Pod", "name": "db-0"},
+        }],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn of_a_slice_no_condition_is_kept() {
+    let kept = reduce::endpoint_slice(slice(true)).unwrap();
+    assert_eq!(reduce::endpoint_slice(slice(false)).unwrap(), kept);
+    let expected = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "shop", "name": "db-1", "labels": {
+            "kubernetes.io/service-name": "db", "service.kubernetes.io/headless": "",
+        }},
+        "addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.1.0.1"]}],
+    });
+    assert_eq!(serde_json::to_value(&*kept).unwrap(), expected);
 }
 
 fn mirror_of(kind: &str, name: &str) -> ConfigMap {
@@ -234,10 +268,12 @@ fn objects() -> (Objects, Namespaces) {
         "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 443, "targetPort": "https"}]},
     }))
     .unwrap();
+    let slice = reduce::endpoint_slice(slice(true)).unwrap();
     let ca = CaName::config_map("shop", "ca");
     let ca = reduce::mirror(mirror_of("ConfigMap", &mirror_name(&ca))).unwrap();
     let objects = Objects {
-        services: BTreeMap::from([(name("web"), service)]),
+        services: BTreeMap::from([(name("web"), Arc::new(service))]),
+        endpoint_slices: BTreeMap::from([(name("db-1"), slice)]),
         ca_objects: BTreeMap::from([ca]),
         policies: BTreeMap::from([(name("web"), policy("web.example"))]),
         ..Objects::default()
@@ -295,7 +331,7 @@ fn a_cache_that_is_not_whole_is_refused() {
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
     assert!(matches!(reads(&flipped), Err(CacheError::Damaged)));
-    let other = String::from_utf8(good).unwrap().replacen(" 2 ", " 1 ", 1);
+    let other = String::from_utf8(good).unwrap().replacen(" 3 ", " 2 ", 1);
     assert!(matches!(
         reads(other.as_bytes()),
         Err(CacheError::OtherVersion)

@@ -1,0 +1,215 @@
+//! Headless Services: clients dial the endpoints themselves.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::process::Command;
+
+use nodetls_tests::{BACKEND_IP, Ca, HOST, Running, World, config_map, occurrences, policy};
+
+/// Endpoints on the backend, besides [`BACKEND_IP`].
+const SECOND: &str = "10.99.0.3";
+const THIRD: &str = "10.99.0.4";
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: tls-backend}
+spec:
+  clusterIP: None
+  ports: [{name: https, port: 443, targetPort: 8443}]
+";
+
+/// A slice of that Service; none of the endpoints is ready.
+fn slice(family: &str, ips: &[&str]) -> String {
+    let endpoint = |ip: &&str| format!("- addresses: ['{ip}']\n  conditions: {{ready: false}}\n");
+    let endpoints: String = ips.iter().map(endpoint).collect();
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {family}\n  \
+         labels: {{kubernetes.io/service-name: tls-backend, service.kubernetes.io/headless: ''}}\n\
+         addressType: {family}\nports: [{{name: https, port: 8443}}]\nendpoints:\n{endpoints}"
+    )
+}
+
+/// Three addresses of the backend, on each of which the echo server listens; the first two are endpoints.
+fn world() -> World {
+    let ca = Ca::new("test-ca");
+    let mut world = World::new();
+    for ip in [SECOND, THIRD] {
+        let arguments = ["-n", &world.backend, "addr", "add", ip, "dev", "eth0"];
+        let status = Command::new("ip").args(arguments).status();
+        assert!(status.unwrap().success());
+    }
+    world.echo(&ca.sign(HOST), 8443);
+    world.manifest("service.yaml", SERVICE);
+    world.manifest("slice.yaml", &slice("IPv4", &[BACKEND_IP, SECOND]));
+    world.manifest("ca.yaml", &config_map("example-ca", &ca.pem));
+    world.manifest("policy.yaml", &policy(HOST));
+    world.start_agent();
+    world
+}
+
+/// Whether an HTTP client of this endpoint is secured, with the policy's hostname.
+fn secured(world: &World, ip: &str) -> bool {
+    let answer = world.curl(&[&format!("http://{ip}:8443/get")]);
+    let named = answer.contains(&format!("\"serverName\": \"{HOST}\""));
+    named && answer.ends_with("\n200")
+}
+
+fn targets(world: &World, count: f64) {
+    world.wait("the targets are published", |world| {
+        world.metric("nodetls_targets", &[]) == count
+    });
+}
+
+#[test]
+fn an_endpoint_is_dialled_with_tls_as_long_as_it_is_one() {
+    let mut world = world();
+    targets(&world, 2.0);
+    let wire = world.capture(|world| {
+        for ip in [BACKEND_IP, SECOND] {
+            assert!(secured(world, ip), "{ip}");
+            let address = format!("{ip}:8443");
+            let answer = world.dial(&[
+                &address,
+                "--send",
+                "GET /marked HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n",
+            ]);
+            assert!(
+                answer.starts_with(&format!("peer: {address}\n")),
+                "{answer}"
+            );
+            assert!(answer.contains("/marked"), "{answer}");
+        }
+    });
+    assert_eq!(occurrences(&wire, "marked"), 0);
+    let of_port = ["service=\"tls-backend\"", "port=\"443\""];
+    let opened = world.metric("nodetls_connections_opened_total", &of_port);
+    assert_eq!(opened, 4.0);
+    assert!(!secured(&world, THIRD), "no endpoint yet");
+
+    world.manifest("slice.yaml", &slice("IPv4", &[BACKEND_IP, THIRD]));
+    world.wait("the third is one", |world| secured(world, THIRD));
+    assert!(secured(&world, BACKEND_IP));
+    assert!(!secured(&world, SECOND), "it is none any more");
+    world.manifest("slice.yaml", &slice("IPv4", &[SECOND]));
+    world.wait("the second is one again", |world| secured(world, SECOND));
+    world.remove_manifest("slice.yaml");
+    targets(&world, 0.0);
+    let (code, status) = world.status(&[]);
+    assert_eq!(code, 0, "{status}");
+    assert!(
+        world.log().contains("has no endpoint at the moment"),
+        "{}",
+        world.log()
+    );
+}
+
+#[test]
+fn an_ipv6_endpoint_is_refused_and_not_dialled_in_plaintext() {
+    let world = world();
+    world.manifest("slice6.yaml", &slice("IPv6", &["fd99::2"]));
+    targets(&world, 3.0);
+    let answer = world.dial(&["[fd99::2]:8443"]);
+    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
+    assert_eq!(world.connects("denied", "ipv6"), 1.0);
+}
+
+#[test]
+fn thousands_of_endpoints_come_and_go_beside_one_that_is_used() {
+    let world = world();
+    let mut client = world.dialling(&[&format!("{BACKEND_IP}:8443"), "--talk", "--patience", "20"]);
+    client.say("PUT /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 23\r\n\r\nfirst half\n");
+    client.read_until("first half");
+    for net in ["10.96", "10.97"] {
+        let others = |i: usize| format!("{net}.{}.{}", i / 250, i % 250);
+        let mut ips: Vec<String> = (0..5000).map(others).collect();
+        ips.push(BACKEND_IP.to_owned());
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        world.manifest("slice.yaml", &slice("IPv4", &ips));
+        let first = format!("{net}.0.0:8443");
+        world.wait("these are published", |world| {
+            let published = world.metric("nodetls_targets", &[]) == 5001.0;
+            published && world.status(&["--output", "json"]).1.contains(&first)
+        });
+        assert!(secured(&world, BACKEND_IP));
+    }
+    let (code, status) = world.status(&[]);
+    assert!(code == 0 && status.len() < 10_000, "{status}");
+    world.end_of_exchange(client);
+}
+
+/// More than TARGETS holds: a port for each of 100, at 700 endpoints.
+#[test]
+fn too_many_endpoints_change_nothing_that_worked() {
+    let world = world();
+    let ports = |port: &dyn Fn(u32) -> String| -> String { (1..=100).map(port).collect() };
+    let of_service = ports(&|i| format!("  - {{name: p{i}, port: {i}}}\n"));
+    let service = SERVICE.replace("ports: [", "ports:\n  - ");
+    let service = service.replace("}]\n", &format!("}}\n{of_service}"));
+    let ips: Vec<_> = (0..700)
+        .map(|i| format!("10.96.{}.{}", i / 250, i % 250))
+        .collect();
+    let mut ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+    let many = |ips: &[&str]| {
+        let of_slice = ports(&|i| format!("- {{name: p{i}, port: {i}}}\n"));
+        let slice = slice("IPv4", ips).replace("ports: [", "ports:\n- ");
+        slice.replace("}]\nendpoints", &format!("}}\n{of_slice}endpoints"))
+    };
+    world.manifest("service.yaml", &service);
+    world.manifest(
+        "policy.yaml",
+        &policy(HOST).replace(", sectionName: '443'", ""),
+    );
+    world.manifest("slice.yaml", &many(&ips));
+    let cause = "70700 addresses are targeted, but the map TARGETS holds 65535";
+    world.wait("it says what is wrong", |world| {
+        world.get("/healthz/ready").contains(cause)
+    });
+    assert!(!world.is_ready());
+    assert!(secured(&world, BACKEND_IP) && secured(&world, SECOND));
+
+    ips.truncate(600);
+    ips.push(THIRD);
+    world.manifest("slice.yaml", &many(&ips));
+    world.wait("it is ready again", World::is_ready);
+    assert_eq!(world.metric("nodetls_targets", &[]), 601.0 * 101.0);
+    assert!(secured(&world, THIRD));
+}
+
+/// A `nodetls exec` has 1,023 ids; then most endpoints are replaced at once.
+#[test]
+fn ids_that_were_just_freed_are_given_to_no_other_address() {
+    let world = world();
+    let change = |net: &str, count: usize| {
+        let ips: Vec<_> = (0..count)
+            .map(|i| format!("{net}.{}.{}", i / 250, i % 250))
+            .collect();
+        let mut ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        ips.push(BACKEND_IP);
+        world.manifest("slice.yaml", &slice("IPv4", &ips));
+    };
+    change("10.96", 900);
+    let url = format!("http://{BACKEND_IP}:8443/get");
+    let script = format!("while read word; do curl -s -m 5 {url}; echo; echo $word; done");
+    let mut exec = world.exec(&["sh", "-c", &script]);
+    let log = world.log_file();
+    exec.stderr(log);
+    let mut exec = Running::talking(exec);
+    let mut secured = |turn: &str| {
+        exec.say(&format!("{turn}\n"));
+        assert!(
+            exec.read_until(turn)
+                .contains("\"serverName\": \"www.example.com\""),
+            "{turn}"
+        );
+    };
+    secured("first");
+    change("10.97", 900);
+    world.wait("there are not enough ids", |world| {
+        let log = world.log();
+        let cause = "all 1023 target ids are in use, or were freed less than 60 minutes ago: target fewer addresses";
+        log.contains("the change is not in force") && log.contains(cause)
+    });
+    secured("second");
+    change("10.98", 122);
+    secured("third");
+}
