@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::kubectl;
+use crate::{kubectl, on_node, text};
 
 /// Its namespace.
 pub const NAMESPACE: &str = "nodetls-system";
@@ -32,6 +32,19 @@ pub fn agent(node: &str) -> String {
 pub fn status(node: &str) -> String {
     let agent = agent(node);
     crate::text(&crate::exec(NAMESPACE, &agent, &["/nodetls", "status"]))
+}
+
+/// What the agent on `node` tells on `/metrics`.
+///
+/// # Panics
+/// It can't be asked.
+pub fn metrics(node: &str) -> String {
+    let address = "--output=jsonpath={.status.podIP}";
+    let address = ours(&["get", "pod", &agent(node), address]);
+    let url = format!("http://{address}:15020/metrics");
+    let output = on_node(node, &["curl", "-sSf", &url]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
 }
 
 /// nodetls with one of its components; without it again when this is dropped.

@@ -18,9 +18,13 @@ const CLIENT: [&str; 12] = [
 const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
 
 /// Builds all into `directory`, as `NAME.tar`; in the cluster they are `nodetls.test/NAME:1`.
-pub(super) fn build(programs: &Path, directory: &Path) -> Result<()> {
+pub(super) fn build(programs: &Path, traefik: &Path, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
-    for program in ["pause", "coredns"] {
+    for (program, programs) in [
+        ("pause", programs),
+        ("coredns", programs),
+        ("traefik", traefik),
+    ] {
         let mut image = Image::new(
             &name(program),
             json!({"Entrypoint": [format!("/{program}")]}),

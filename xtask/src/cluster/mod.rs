@@ -9,6 +9,7 @@ mod images;
 mod install;
 mod node;
 mod programs;
+mod traefik;
 mod up;
 
 use std::fs::File;
@@ -30,7 +31,7 @@ const LOGS: &str = "/var/lib/nodetls-cluster/logs";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Start it and wait until it is ready; builds what it needs (the first time: 10 minutes)
+    /// Start it and wait until it is ready; builds what it needs (the first time: 20 minutes)
     Up {
         /// The families of IP that nodes, pods and Services have
         #[arg(long, value_enum, default_value_t)]

@@ -39,8 +39,17 @@ pub(super) const CRD_FILE: &str = "backendtlspolicies.yaml";
 /// # Errors
 /// No Go, no module proxy, or what the compiler says: its log is named.
 pub(super) fn directory() -> Result<PathBuf> {
-    let cache = cache()?;
-    let directory = cache.join(format!("cluster-{}", key()?));
+    kept("cluster", &sources(), &SOURCES, build)
+}
+
+/// The directory that `build` fills once for each state of a Go module's files.
+pub(super) fn kept(
+    name: &str,
+    module: &Path,
+    files: &[&str],
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let directory = cache()?.join(format!("{name}-{}", key(module, files)?));
     if directory.exists() {
         return Ok(directory);
     }
@@ -66,10 +75,10 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("nodetls"))
 }
 
-fn key() -> Result<String> {
+fn key(module: &Path, files: &[&str]) -> Result<String> {
     let mut covered = format!("{} {TAGS}\n", env::consts::ARCH).into_bytes();
-    for source in SOURCES {
-        let file = sources().join(source);
+    for file in files {
+        let file = module.join(file);
         covered.extend(fs::read(&file).with_context(|| file.display().to_string())?);
     }
     Ok(oci::hex(&covered)[..16].to_owned())
@@ -77,23 +86,29 @@ fn key() -> Result<String> {
 
 fn build(output: &Path) -> Result<()> {
     println!("   building Kubernetes, containerd and CoreDNS: about 10 minutes on two cores, once");
-    let mut list = go("list -deps -f {{.ImportPath}}");
-    let packages = sh::output(list.args(["-tags", TAGS]).args(PACKAGES))?;
+    let go = |args| go(&sources(), args);
     let version = sh::output(&mut go("list -m -f {{.Version}} k8s.io/kubernetes"))?;
-    let mut build = go("build -v -trimpath -buildvcs=false");
-    build.args(["-tags", TAGS, "-ldflags", &linker_flags(version.trim())]);
-    build.arg("-o").arg(output).args(PACKAGES);
-    println!("   $ {}", sh::line(&build));
-    with_progress(
-        &mut build,
-        &output.join("build.log"),
-        packages.lines().count(),
-    )?;
-
+    compile(&sources(), &PACKAGES, &linker_flags(version.trim()), output)?;
     let module = sh::output(&mut go("list -m -f {{.Dir}} sigs.k8s.io/gateway-api"))?;
     let crd = Path::new(module.trim()).join(CRD);
     let text = fs::read(&crd).with_context(|| crd.display().to_string())?;
     Ok(fs::write(output.join(CRD_FILE), text)?)
+}
+
+/// Compiles the programs `packages` of a Go module into `output`.
+pub(super) fn compile(
+    module: &Path,
+    packages: &[&str],
+    linker_flags: &str,
+    output: &Path,
+) -> Result<()> {
+    let mut list = go(module, "list -deps -f {{.ImportPath}}");
+    let all = sh::output(list.args(["-tags", TAGS]).args(packages))?;
+    let mut build = go(module, "build -v -trimpath -buildvcs=false");
+    build.args(["-tags", TAGS, "-ldflags", linker_flags]);
+    build.arg("-o").arg(output).args(packages);
+    println!("   $ {}", sh::line(&build));
+    with_progress(&mut build, &output.join("build.log"), all.lines().count())
 }
 
 /// Without these the programs say that they are v0.0.0, and kubelet's version is what API objects show.
@@ -139,9 +154,9 @@ fn with_progress(build: &mut Command, log: &Path, packages: usize) -> Result<()>
     Ok(())
 }
 
-/// `go` in the module, at low priority: a build must not disturb what else is tested here.
-fn go(args: &str) -> Command {
+/// `go` in a module, at low priority: a build must not disturb what else is tested here.
+pub(super) fn go(module: &Path, args: &str) -> Command {
     let mut go = sh::command("nice", &format!("go {args}"));
-    go.current_dir(sources()).env("CGO_ENABLED", "0");
+    go.current_dir(module).env("CGO_ENABLED", "0");
     go
 }

@@ -11,7 +11,7 @@ use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
     Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready,
-    programs, ready, sources,
+    programs, ready, sources, traefik,
 };
 use crate::sh;
 
@@ -30,11 +30,12 @@ pub(super) fn run(families: Families) -> Result<()> {
     }
     let progress = Progress::start();
     let programs = programs::directory().context("building the cluster's programs")?;
+    let traefik = traefik::directory().context("building Traefik")?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start(&programs, families, &progress) {
+    if let Err(error) = start([&programs, &traefik], families, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,10 +43,10 @@ pub(super) fn run(families: Families) -> Result<()> {
     Ok(())
 }
 
-fn start(programs: &Path, families: Families, progress: &Progress) -> Result<()> {
+fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progress) -> Result<()> {
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
-    images::build(programs, &images).context("building the images")?;
+    images::build(programs, traefik, &images).context("building the images")?;
     progress.say("images are built");
 
     down::note_before()?;
@@ -81,6 +82,7 @@ fn start(programs: &Path, families: Families, progress: &Progress) -> Result<()>
         sources().join("manifests"),
         Path::new(STATE).join("dns.yaml"),
         programs.join(programs::CRD_FILE),
+        traefik.join(traefik::CRDS),
     ];
     for manifest in &manifests {
         ask(&format!(

@@ -294,19 +294,7 @@ fn enrolled() -> usize {
 
 /// A metric without labels of the agent on node1.
 fn metric(name: &str) -> f64 {
-    let address = kubectl(&[
-        "--namespace",
-        nodetls::NAMESPACE,
-        "get",
-        "pod",
-        &nodetls::agent("node1"),
-        "--output=jsonpath={.status.podIP}",
-    ]);
-    let url = format!("http://{address}:15020/metrics");
-    let metrics = nodetls_e2e::on_node("node1", &["curl", "-s", &url])
-        .output()
-        .unwrap();
-    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    let metrics = nodetls::metrics("node1");
     let line = metrics
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
