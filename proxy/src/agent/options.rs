@@ -64,7 +64,7 @@ pub struct Options {
     /// Directory for the last objects, with which an agent goes on that starts while the API server is away
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nodetls")]
     pub cache: PathBuf,
-    /// Address of /metrics and /healthz; [::] is every address, of IPv4 too
+    /// Address of /metrics and /healthz; `[::]` is every address, of IPv4 too
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
     /// Cgroup (v2) whose processes' connects are looked at [default: kubelet's `kubepods`; with --manifests the root]

@@ -58,7 +58,7 @@ pub struct Options {
     /// Let policies ask for less than full verification of the server, as the agents' flag does
     #[arg(long)]
     pub allow_insecure_validation: bool,
-    /// Address of /metrics and /healthz; [::] is every address, of IPv4 too
+    /// Address of /metrics and /healthz; `[::]` is every address, of IPv4 too
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
     pub admin: SocketAddr,
     /// How log lines look

@@ -92,7 +92,7 @@ fn listen_at(
     Ok(listeners)
 }
 
-/// The address of [`ID_PREFIX_V6`] that ends in `last`.
+/// The address of `ID_PREFIX_V6` that ends in `last`.
 pub(crate) fn address_v6(last: u32) -> Ipv6Addr {
     let [a, b, c] = ID_PREFIX_V6.map(u128::from);
     Ipv6Addr::from_bits(a << 96 | b << 64 | c << 32 | u128::from(last))
