@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::process::Command;
+use std::thread;
 
 use nodetls::pods::netns::current_cookie;
-use nodetls::redirect::{Lookup, PROGRAMS, pinned_link};
-use nodetls_tests::text;
+use nodetls::redirect::{Effect, Lookup, PROGRAMS, Redirect, pinned_link};
+use nodetls_tests::{World, text};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use crate::rig::{NotHere, Outcome, Rig, inside, kernel};
+use crate::rig::{NotHere, Outcome, Rig, inside, join, kernel, own_cgroup};
 use crate::{Group, Row};
 
 pub(crate) const LOAD: Group = Group {
@@ -27,6 +29,16 @@ pub(crate) const LOAD: Group = Group {
             name: "load::netns_cookie",
             asserted: "The kernel tells the cookie of a netns, and each has another.",
             test: netns_cookie,
+        },
+        Row {
+            name: "load::capabilities",
+            asserted: "CAP_BPF and CAP_NET_ADMIN suffice to load, attach and pin; one of them alone does not.",
+            test: capabilities,
+        },
+        Row {
+            name: "load::many_in_a_netns",
+            asserted: "A netns takes 64 sk_lookup programs; the error of the next says so.",
+            test: many_in_a_netns,
         },
     ],
 };
@@ -74,4 +86,46 @@ fn netns_cookie() -> Outcome {
             Ok("")
         }
     }
+}
+
+fn capabilities() -> Outcome {
+    let both = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    with_capabilities(both).unwrap();
+    for one in [CapabilitySet::BPF, CapabilitySet::NET_ADMIN] {
+        let said = format!("{:#}", with_capabilities(one).unwrap_err());
+        assert!(said.contains("Operation not permitted"), "{said}");
+    }
+    Ok("")
+}
+
+/// Loads and attaches with these capabilities and no other.
+fn with_capabilities(few: CapabilitySet) -> anyhow::Result<()> {
+    let world = World::new();
+    let home = own_cgroup();
+    join(&world.cgroup);
+    let load = || {
+        let sets = CapabilitySets {
+            effective: few,
+            permitted: few,
+            inheritable: CapabilitySet::empty(),
+        };
+        // Of this thread alone.
+        set_capabilities(None, sets).unwrap();
+        let (mut redirect, mut maps) = Redirect::load(&world.pins, Effect::Enforce)?;
+        redirect.attach(&world.cgroup, &mut maps)
+    };
+    let result = thread::scope(|scope| scope.spawn(load).join()).unwrap();
+    join(&home);
+    result
+}
+
+fn many_in_a_netns() -> Outcome {
+    let rig = Rig::new();
+    let netns = File::open(format!("/run/netns/{}", rig.world.pod)).unwrap();
+    for cookie in 0..64 {
+        Lookup::attach(&rig.redirect, cookie, &netns).unwrap();
+    }
+    let error = Lookup::attach(&rig.redirect, 64, &netns).err().unwrap();
+    assert!(error.to_string().contains("64 sk_lookup"), "{error:#}");
+    Ok("")
 }

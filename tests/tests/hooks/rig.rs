@@ -249,7 +249,7 @@ pub(crate) fn join(cgroup: &Path) {
 }
 
 /// This process' cgroup of the v2 hierarchy.
-fn own_cgroup() -> PathBuf {
+pub(crate) fn own_cgroup() -> PathBuf {
     let text = fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     default_cgroup().unwrap().join(path.unwrap())

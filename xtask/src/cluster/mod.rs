@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use self::node::NODES;
+pub(crate) use self::programs::cache;
 use crate::image::Profile;
 use crate::{interrupt, setup, sh};
 
