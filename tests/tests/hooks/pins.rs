@@ -4,13 +4,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nodetls::redirect::{Effect, Redirect, cgroup_is_gone, pinned_link};
 use nodetls_ebpf::{Event, MAX_PODS, Mode};
 use nodetls_tests::ADDRESS;
 
-use crate::rig::{Outcome, Rig, ip, join, pods};
+use crate::rig::{Outcome, Rig, ip, join, pods, soon};
 use crate::{Group, Row};
 
 pub(crate) const PINS: Group = Group {
@@ -145,13 +144,4 @@ fn full_map() -> Outcome {
     let _client = rig.connect(ADDRESS, |_| {}).unwrap();
     pod.accept();
     Ok("")
-}
-
-/// The kernel removes cgroups and netns a little after they were given up.
-fn soon(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 10 s");
-        thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -254,3 +254,12 @@ pub(crate) fn own_cgroup() -> PathBuf {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     default_cgroup().unwrap().join(path.unwrap())
 }
+
+/// The kernel removes cgroups and netns a little after they were given up.
+pub(crate) fn soon(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within 10 s");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

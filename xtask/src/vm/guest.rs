@@ -86,7 +86,7 @@ fn command(image: &Path, cgroups: Cgroups) -> Command {
          -serial stdio -no-reboot",
     );
     let words = format!(
-        "console=ttyS0 quiet panic=-1 random.trust_cpu=on net.ifnames=0 cgroups={}",
+        "console=ttyS0 quiet panic=-1 random.trust_cpu=on init_on_alloc=0 cgroups={}",
         cgroups.name()
     );
     qemu.arg("-kernel").arg(image).args(["-append", &words]);

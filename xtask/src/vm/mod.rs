@@ -21,7 +21,7 @@ use crate::{ebpf, setup, sh};
 /// Run nodetls and its eBPF programs on Debian's kernels, in emulated machines
 ///
 /// Boots each kernel twice, with cgroup v2 alone and with v1 hierarchies beside it (hybrid), and runs the rows of
-/// tests/tests/hooks/ there. The first run downloads some 500 MB and keeps 100 MB of it in ~/.cache/nodetls/kernels
+/// tests/tests/hooks/ there. The first run downloads 360 MB and keeps 45 MB of it in ~/.cache/nodetls/kernels
 /// (below NODETLS_CACHE, if that is set). A run of all kernels fails if docs/compatibility.md is not what it has shown;
 /// with NODETLS_BLESS=1 it writes it.
 ///
