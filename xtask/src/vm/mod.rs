@@ -26,7 +26,7 @@ use crate::{ebpf, setup, sh};
 /// with NODETLS_BLESS=1 it writes it.
 ///
 /// Examples:
-///   cargo xtask vm-test                         all kernels, about 30 minutes
+///   cargo xtask vm-test                         all kernels, 20 to 40 minutes
 ///   cargo xtask vm-test 6.1 6.12                two of them
 ///   cargo xtask vm-test 6.1 --row redirect::    some rows
 ///   NODETLS_BLESS=1 cargo xtask vm-test         and docs/compatibility.md is written anew
