@@ -19,7 +19,10 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     }
 }
 
-/// The cookie of the network namespace that `socket` belongs to: unforgeable and never used again (kernel 5.14).
+/// The cookie of the network namespace that `socket` belongs to: unforgeable and never used again.
+///
+/// # Errors
+/// Before Linux 5.14: `Unsupported`.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -35,7 +38,14 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
             )
         }
         .into(),
-    )?;
+    )
+    .map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kernel has no SO_NETNS_COOKIE: nodetls needs Linux 5.14 or newer",
+        ),
+        _ => error,
+    })?;
     Ok(cookie)
 }
 

@@ -10,6 +10,7 @@ mod oci;
 mod setup;
 mod sh;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ Examples:
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
   cargo xtask cluster up    a real Kubernetes of two nodes on this machine (needs root)
   cargo xtask e2e           the end-to-end tests, on that cluster
+  cargo xtask vm-test 6.1   nodetls and its eBPF programs on another kernel, in an emulated machine (needs root)
   cargo xtask image         nodetls' image, as an archive that containerd imports
   cargo xtask build-ebpf    after a change in ebpf/; then `cargo build` takes the new objects";
 
@@ -57,6 +59,7 @@ enum Task {
     /// Run all checks and tests, the privileged ones too
     Test,
     Bench(bench::Options),
+    VmTest(vm::Options),
     Image(image::Options),
     /// A real Kubernetes of two nodes on this machine, for the end-to-end tests
     Cluster {
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::VmTest(options) => vm::run(&options),
         Task::Image(options) => image::run(options),
         Task::Cluster { verb } => cluster::run(&verb),
         Task::Kubectl { arguments } => cluster::kubectl(&arguments),

@@ -17,6 +17,7 @@ pub(crate) enum For {
     Test,
     Bench,
     Cluster,
+    Vm,
 }
 
 /// Programs and the Debian packages that have them.
@@ -32,6 +33,13 @@ const CLUSTER_TOOLS: [(&str, &str); 4] = [
     ("runc", "runc"),
     ("nft", "nftables"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
+const VM_TOOLS: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
 ];
 const BENCH_TOOLS: [(&str, &str); 5] = [
     ("nginx", "nginx-light"),
@@ -77,6 +85,7 @@ impl Missing {
             For::Test => &TEST_TOOLS,
             For::Bench => &BENCH_TOOLS,
             For::Cluster => &CLUSTER_TOOLS,
+            For::Vm => &VM_TOOLS,
         };
         let mut packages: Vec<_> = DEMO_TOOLS
             .iter()

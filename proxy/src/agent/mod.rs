@@ -164,7 +164,7 @@ impl Agent {
         admin::start(options.admin, admin).await?;
 
         // All that can fail for reasons of our own comes before we take anything over.
-        let own_cookie = current_cookie().context("the cookie of our netns (kernel 5.14)")?;
+        let own_cookie = current_cookie().context("the cookie of our netns")?;
         let inputs = match &options.manifests {
             Some(manifests) => Inputs::files(manifests, &options).await?,
             None => Inputs::cluster(&options, own_cookie, &metrics, &readiness, &live).await?,

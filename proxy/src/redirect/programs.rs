@@ -132,6 +132,8 @@ fn load(pins: &Path, ids: IdRange, effect: Effect) -> Result<Ebpf> {
             .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
+    // No program asks for the kernel's types: to parse them is two thirds of the time, and some kernels have none.
+    loader.btf(None);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     let audit = u8::from(effect == Effect::Audit);
     loader.override_global("AUDIT", &audit, true);

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 
 use self::node::NODES;
+pub(crate) use self::programs::cache;
 use crate::image::Profile;
 use crate::{interrupt, setup, sh};
 

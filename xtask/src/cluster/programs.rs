@@ -63,7 +63,7 @@ pub(super) fn kept(
 }
 
 /// `$NODETLS_CACHE`, else `nodetls` in the user's cache directory (XDG base directory specification).
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(directory) = env::var_os("NODETLS_CACHE") {
         return Ok(directory.into());
     }
