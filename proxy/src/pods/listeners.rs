@@ -40,7 +40,7 @@ impl Ready {
 }
 
 /// Opens listeners in `netns` that no other agent's collide with.
-pub(super) async fn open(thread: &NetnsThread, netns: &Arc<File>, epoch: u64) -> Result<Ready> {
+pub async fn open(thread: &NetnsThread, netns: &Arc<File>, epoch: u64) -> Result<Ready> {
     thread
         .run(netns, move || {
             Ready::here(listeners(epoch)?, IdRange::AGENT)

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::decide::{Bypass, Decision, PodInfo};
 pub(crate) use self::listeners::address_v6;
-pub use self::listeners::{Ready, own_listeners};
-use self::listeners::{mode, open};
+use self::listeners::mode;
+pub use self::listeners::{Ready, open, own_listeners};
 use self::lister::{Lister, Netns};
 use self::netns::{NetnsThread, current_cookie};
 use crate::redirect::{Effect, Lookup, PodModes, Redirect};

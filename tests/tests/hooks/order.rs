@@ -2,7 +2,7 @@
 //! ClusterIP, to a range of its own.
 
 use nodetls::redirect::{Effect, Redirect};
-use nodetls_ebpf::{IdRange, Mode};
+use nodetls_ebpf::IdRange;
 use nodetls_tests::ADDRESS;
 
 use crate::deny::denied;
@@ -39,8 +39,8 @@ fn rig_below_another() -> Result<(Rig, Foreign), NotHere> {
             Redirect::load_at(pins, IdRange::exec(0), Effect::Enforce).unwrap();
         redirect.attach(&world.cgroup, &mut maps).unwrap();
         target(&redirect, &mut maps, ADDRESS);
-        foreign = Some(enrol(world, &redirect).map(|(enrolment, cookie)| {
-            maps.pods.set(cookie, Mode::Redirect).unwrap();
+        foreign = Some(enrol(world, &redirect).map(|enrolment| {
+            enrolment.enrolled.redirect(&mut maps.pods).unwrap();
             Foreign {
                 _redirect: redirect,
                 enrolment,

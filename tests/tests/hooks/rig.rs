@@ -14,15 +14,9 @@ use std::time::{Duration, Instant};
 use nodetls::pods::netns::NetnsThread;
 use nodetls::pods::{Enrolled, Pod, open};
 use nodetls::redirect::{Effect, Maps, Redirect, TargetIds, address_key, default_cgroup};
-use nodetls_ebpf::Mode;
 use nodetls_tests::{ADDRESS, World};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
-
-/// The Service's IPv6 address.
-pub(crate) const CLUSTER_IP6: &str = "fd00:96::10";
-/// The pod's IPv6 address.
-pub(crate) const POD_IP6: &str = "fd00:99::1";
 
 /// A row that holds, with a word on how; or one that this kernel is too old for.
 pub(crate) type Outcome = Result<&'static str, NotHere>;
@@ -68,7 +62,7 @@ pub(crate) struct Enrolment {
     pub(crate) cookie: u64,
     /// The proxy's: IPv4, IPv6.
     pub(crate) listeners: Vec<TcpListener>,
-    _enrolled: Enrolled,
+    pub(crate) enrolled: Enrolled,
 }
 
 impl Rig {
@@ -80,16 +74,7 @@ impl Rig {
     /// The same, after `before` has done something to the cgroup above.
     pub(crate) fn below(before: impl FnOnce(&World)) -> Self {
         let world = World::new();
-        let (pod, backend) = (&world.pod, &world.backend);
-        for words in [
-            format!("-n {pod} addr add {POD_IP6}/64 dev eth0 nodad"),
-            format!("-n {backend} addr add fd00:99::2/64 dev eth0 nodad"),
-            format!("-n {backend} addr add {CLUSTER_IP6}/128 dev lo nodad"),
-            format!("-n {pod} route add default via fd00:99::2"),
-        ] {
-            ip(&words);
-        }
-        let server = inside(backend, || TcpListener::bind("[::]:443").unwrap());
+        let server = inside(&world.backend, || TcpListener::bind("[::]:443").unwrap());
         let home = own_cgroup();
         join(&world.cgroup);
         before(&world);
@@ -118,8 +103,8 @@ impl Rig {
 
     /// Enrols the pod.
     pub(crate) fn enrol(&mut self) -> Result<Enrolment, NotHere> {
-        let (enrolment, cookie) = enrol(&self.world, &self.redirect)?;
-        self.maps.pods.set(cookie, Mode::Redirect).unwrap();
+        let enrolment = enrol(&self.world, &self.redirect)?;
+        enrolment.enrolled.redirect(&mut self.maps.pods).unwrap();
         Ok(enrolment)
     }
 
@@ -175,13 +160,13 @@ pub(crate) fn pods(world: &World) -> PathBuf {
 }
 
 /// Listeners and sk_lookup program of the pod, for an instance. Without the kernel's netns cookies it must say so.
-pub(crate) fn enrol(world: &World, redirect: &Redirect) -> Result<(Enrolment, u64), NotHere> {
+pub(crate) fn enrol(world: &World, redirect: &Redirect) -> Result<Enrolment, NotHere> {
     let netns = Arc::new(File::open(format!("/run/netns/{}", world.pod)).unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let thread = NetnsThread::start().unwrap();
-    let (cookie, listeners) = match runtime.block_on(open(&thread, &netns, 7)) {
+    let ready = match runtime.block_on(open(&thread, &netns, 7)) {
         Err(error) if kernel() < (5, 14) => {
             let said = format!("{error:#}");
             assert!(said.contains("Linux 5.14 or newer"), "{said}");
@@ -189,24 +174,24 @@ pub(crate) fn enrol(world: &World, redirect: &Redirect) -> Result<(Enrolment, u6
         }
         result => result.unwrap(),
     };
-    let copies = listeners.iter().map(|one| one.try_clone().unwrap());
-    let copies = copies.collect();
+    let cookie = ready.cookie;
+    let copies = ready.listeners.iter().map(|one| one.try_clone().unwrap());
+    let listeners = copies.collect();
     let pod = Pod::new(&world.pod, None, netns);
-    let mut enrolled = Enrolled::new(redirect, pod, cookie, copies).unwrap();
+    let mut enrolled = Enrolled::new(redirect, pod, ready).unwrap();
     enrolled.listen().unwrap();
-    let enrolment = Enrolment {
+    Ok(Enrolment {
         cookie,
         listeners,
-        _enrolled: enrolled,
-    };
-    Ok((enrolment, cookie))
+        enrolled,
+    })
 }
 
 /// Makes `address` a target of an instance; its id.
 pub(crate) fn target(redirect: &Redirect, maps: &mut Maps, address: &str) -> u32 {
     let key = address_key(address.parse().unwrap());
     let mut ids = TargetIds::read(maps, redirect.ids());
-    let id = ids.allocate(maps, key, |_| false).unwrap();
+    let (id, _) = ids.allocate(maps, key, |_| false).unwrap();
     maps.targets.insert(key, id, 0).unwrap();
     id
 }

@@ -39,7 +39,7 @@ pub(crate) const FAILED_ROLLOUT: Row = Row {
     fault: "New agents that are killed for want of memory as they start, then rollout undo",
     allowed: Allowed::Nothing,
     test: |load| {
-        let limits = r#"[{"op": "add", "path": "/spec/template/spec/containers/0/resources/limits", "value": {"memory": "7Mi"}}]"#;
+        let limits = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/resources", "value": {"requests": {"memory": "7Mi"}, "limits": {"memory": "7Mi"}}}]"#;
         ours(&["patch", AGENTS, "--type=json", "--patch", limits]);
         let states = "--output=jsonpath={.items[*].status.containerStatuses[*].state}{.items[*].status.containerStatuses[*].lastState}";
         let pods = [

@@ -59,7 +59,8 @@ fn main() -> ExitCode {
     let trial = |row: &'static Row| {
         let outcomes = Arc::clone(&outcomes);
         Trial::test(row.name, move || {
-            outcomes.lock().unwrap().push((row, run(row)));
+            let outcome = run(row);
+            outcomes.lock().unwrap().push((row, outcome));
             Ok(())
         })
     };
