@@ -53,6 +53,21 @@ fn a_plain_client_is_secured_and_a_removed_policy_is_plaintext_again() {
     assert!(occurrences(&wire, "marked-plaintext") > 0);
 }
 
+/// kube-proxy leads to its endpoints for a moment longer, and clients must not get there in plaintext.
+#[test]
+fn a_deleted_service_keeps_its_addresses_for_a_moment() {
+    let (world, _ca) = World::with_echo();
+    world.remove_manifest("service.yaml");
+    world.wait("the Service is gone", |world| {
+        world.log().contains("TargetNotFound")
+    });
+    let answer = world.curl(&[URL]);
+    assert!(answer.ends_with("200"), "{answer}");
+    world.wait("the moment is over", |world| {
+        world.metric("nodetls_targets", &[]) == 0.0
+    });
+}
+
 #[test]
 fn a_service_without_slices_is_dialled_by_its_own_address() {
     let (mut world, ca) = World::without_agent();

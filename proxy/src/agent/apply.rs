@@ -25,8 +25,12 @@ impl Agent {
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
         let compiled = self.compiler.compile(&update.objects, &self.installation);
+        let mut snapshot = compiled.snapshot;
+        let (before, statuses) = (&self.snapshot, &compiled.statuses);
+        let objects = &update.objects;
+        self.linger.keep(before, &mut snapshot, statuses, objects);
         self.report(compiled.statuses, &update.policy_files);
-        self.snapshot = Arc::new(compiled.snapshot);
+        self.snapshot = Arc::new(snapshot);
         self.keeper.follow(&self.snapshot, &update.secrets);
         self.complete |= update.complete;
         match update.errors.first() {

@@ -6,6 +6,7 @@ mod audit;
 mod events;
 mod handover;
 mod inputs;
+mod linger;
 mod options;
 mod report;
 mod taint;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::audit::Audit;
 use self::inputs::{Cluster, Inputs};
+use self::linger::Linger;
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 pub(crate) use self::report::log_status;
@@ -134,6 +136,7 @@ struct Agent {
     /// By name.
     statuses: Arc<[Arc<PolicyStatus>]>,
     snapshot: Arc<Snapshot>,
+    linger: Linger,
     /// Whether the objects were ever complete.
     complete: bool,
     published: bool,
@@ -230,6 +233,7 @@ impl Agent {
             compiler: Compiler::default(),
             statuses: Arc::default(),
             snapshot: Arc::default(),
+            linger: Linger::default(),
             complete: false,
             published: false,
             publish_again: None,
@@ -275,6 +279,9 @@ impl Agent {
                 }
                 _ = tick.tick() => {
                     self.publisher.expire_retired();
+                    if self.linger.expire(&mut self.snapshot) && self.in_charge() {
+                        self.publish();
+                    }
                     self.observe();
                     if !self.keep_charge().await? {
                         return Ok(());

@@ -99,7 +99,7 @@ impl View {
         let mut view = Self {
             name: name.clone(),
             ports: ports.filter_map(Port::new).collect(),
-            headless: cluster_ip_texts(service).any(|ip| ip == "None"),
+            headless: is_headless(service),
             minds_cluster_ips: chosen_texts(service).next().is_some(),
             notes: Vec::new(),
             external: None,
@@ -314,6 +314,20 @@ impl fmt::Display for Port {
         }
         write!(f, "{}/{}", self.number, self.protocol)
     }
+}
+
+/// Whether clients dial its endpoints themselves.
+pub(crate) fn is_headless(service: &Service) -> bool {
+    cluster_ip_texts(service).any(|ip| ip == "None")
+}
+
+/// Whether it has this IP address, as a ClusterIP or otherwise, and this port.
+pub(crate) fn has_address(service: &Service, address: SocketAddr) -> bool {
+    let mut texts = cluster_ip_texts(service).chain(chosen_texts(service));
+    let spec = service.spec.iter();
+    let mut ports = spec.flat_map(|spec| spec.ports.iter().flatten());
+    ports.any(|port| port_number(port.port) == Some(address.port()))
+        && texts.any(|text| parse_ip(text) == Some(address.ip()))
 }
 
 fn port_number(number: i32) -> Option<u16> {

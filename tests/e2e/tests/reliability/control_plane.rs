@@ -86,7 +86,9 @@ pub(crate) const CRD_DELETED: Row = Row {
         kubectl(&["delete", name, "--wait=true", "--timeout=60s"]);
         load.answers(100);
         wait("the agent tells of it", || {
-            logs().contains("the policies of before stay in force")
+            ["frozen=true", "\"frozen\":true"]
+                .iter()
+                .any(|word| logs().contains(word))
         });
         load.answers(100);
         // The load ends before the CRD is served again.
