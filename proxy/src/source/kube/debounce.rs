@@ -1,4 +1,5 @@
-//! Many changes, one compile.
+//! The first change is acted on at once: others who follow the API server, such as kube-proxy, don't wait either. Many
+//! changes then are one compile.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ const LIMIT: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(super) struct Debounce {
     pending: Option<Pending>,
+    acted: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -28,7 +30,12 @@ impl Debounce {
         let now = Instant::now();
         let limit = now + LIMIT;
         let limit = self.pending.as_ref().map_or(limit, |p| p.limit.min(limit));
-        let due = (now + QUIET).min(limit);
+        let rested = self.acted.is_none_or(|acted| acted + LIMIT <= now);
+        let due = if rested {
+            now
+        } else {
+            (now + QUIET).min(limit)
+        };
         self.pending = Some(Pending { due, limit });
     }
 
@@ -45,6 +52,7 @@ impl Debounce {
             None => std::future::pending().await,
         }
         self.pending = None;
+        self.acted = Some(Instant::now());
     }
 }
 
@@ -58,9 +66,29 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// One that has acted just now.
+    async fn acted() -> Debounce {
+        let mut debounce = Debounce::default();
+        debounce.touch();
+        debounce.due().await;
+        debounce
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_after_a_rest_waits_for_nothing() {
+        let start = Instant::now();
+        let mut debounce = acted().await;
+        assert_eq!(start.elapsed(), ms(0));
+        sleep(LIMIT).await;
+        debounce.later(ms(5000));
+        debounce.touch();
+        debounce.due().await;
+        assert_eq!(start.elapsed(), LIMIT);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn waits_for_quiet() {
-        let mut debounce = Debounce::default();
+        let mut debounce = acted().await;
         let start = Instant::now();
         for _ in 0..3 {
             debounce.touch();
@@ -73,7 +101,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn acts_in_time_on_changes_without_end() {
-        let mut debounce = Debounce::default();
+        let mut debounce = acted().await;
         let start = Instant::now();
         let mut acted = Vec::new();
         while start.elapsed() < ms(1000) {
@@ -88,7 +116,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_does_not_wait_for_a_later_look() {
-        let mut debounce = Debounce::default();
+        let mut debounce = acted().await;
         debounce.later(ms(5000));
         sleep(ms(100)).await;
         debounce.touch();
