@@ -18,8 +18,8 @@ use crate::proxy::{Route, Routes};
 use crate::redirect::{Epoch, Maps, TargetIds, address_key};
 use crate::tls::{TlsClient, TlsClients};
 
-/// Entries of TARGETS that are the canary's: one for each family.
-const CANARIES: usize = 2;
+/// How many addresses can be targeted: two entries of TARGETS are the canary's, one for each family.
+pub(crate) const CAPACITY: usize = MAX_TARGETS as usize - 2;
 /// How long the proxy still serves a target that left the kernel: connects may be under way.
 const RETIREMENT: Duration = Duration::from_secs(10);
 
@@ -81,12 +81,12 @@ impl Publisher {
         complete: bool,
     ) -> Result<()> {
         let _charge = epoch.hold(maps)?;
-        // Known before anything changes: a target that does not fit would be plaintext. Two entries are the canary's.
+        // Known before anything changes: a target that does not fit would be plaintext.
         ensure!(
-            snapshot.targets.len() <= MAX_TARGETS as usize - CANARIES,
+            snapshot.targets.len() <= CAPACITY,
             "{} addresses are targeted, but the map TARGETS holds {}",
             snapshot.targets.len(),
-            MAX_TARGETS as usize - CANARIES
+            CAPACITY
         );
         let next = self.build(maps, snapshot)?;
         self.tls.retain(

@@ -22,7 +22,7 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 /// The cookie of the network namespace that `socket` belongs to: unforgeable and never used again.
 ///
 /// # Errors
-/// Before Linux 5.14: `Unsupported`.
+/// Before Linux 5.17: `Unsupported`.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -42,7 +42,7 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     .map_err(|error| match error.raw_os_error() {
         Some(libc::ENOPROTOOPT) => io::Error::new(
             io::ErrorKind::Unsupported,
-            "this kernel has no SO_NETNS_COOKIE: nodetls needs Linux 5.14 or newer",
+            "this kernel has no SO_NETNS_COOKIE: nodetls needs Linux 5.17 or newer",
         ),
         _ => error,
     })?;

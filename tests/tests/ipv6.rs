@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{BACKEND_IP6, CLUSTER_IP, CLUSTER_IP6, POD_IP6, World, occurrences, service};
+use nodetls_tests::{
+    BACKEND_IP6, CLUSTER_IP, CLUSTER_IP6, POD_IP6, World, binary, occurrences, service,
+};
 
 const GET: &str =
     "GET /get HTTP/1.1\\r\\nHost: a\\r\\nX: marked-plaintext\\r\\nConnection: close\\r\\n\\r\\n";
@@ -139,4 +141,20 @@ fn who_dials_an_id_itself_gets_its_target_or_nothing() {
             "{ip}: {answer}"
         );
     }
+}
+
+/// A local route takes what comes over any device; the proxy must not serve a neighbour as if it were the pod.
+#[test]
+fn a_neighbour_is_not_served() {
+    let world = world();
+    let add = |arguments: &str| {
+        let mut ip = world.in_backend("ip");
+        assert!(ip.args(arguments.split(' ')).status().unwrap().success());
+    };
+    add(&format!("-6 route add {ID_1}/128 via {POD_IP6}"));
+    let mut dial = world.in_backend(&binary("dial"));
+    dial.args([&format!("[{ID_1}]:443"), "--send", GET]);
+    let answer = String::from_utf8(dial.output().unwrap().stdout).unwrap();
+    assert!(answer.contains("error: ConnectionRefused"), "{answer}");
+    assert_eq!(world.metric("nodetls_connections_total", &[]), 0.0);
 }

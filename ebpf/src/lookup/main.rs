@@ -13,6 +13,8 @@ use nodetls_ebpf::{Event, ID_PREFIX_V6, IdRange, LISTENER_V4, LISTENER_V6};
 const PASS: u32 = 1;
 const DROP: u32 = 0;
 const AF_INET: u32 = 2;
+/// lo is the first interface of every netns.
+const IFINDEX_LO: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 
 /// Set by the loader: the addresses of the instance that this program belongs to, [`IdRange`]'s fields.
@@ -33,8 +35,16 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len
 fn lookup(ctx: SkLookupContext) -> u32 {
     let packet = ctx.lookup;
     // SAFETY: fields of the context; the verifier checks them.
-    let (protocol, family) = unsafe { ((*packet).protocol, (*packet).family) };
-    if protocol != IPPROTO_TCP {
+    let (protocol, family, device) = unsafe {
+        (
+            (*packet).protocol,
+            (*packet).family,
+            (*packet).ingress_ifindex,
+        )
+    };
+    // From outside the netns nobody may come: a neighbour could use the pod's identity. (A local route takes packets of
+    // any device.)
+    if protocol != IPPROTO_TCP || device != IFINDEX_LO {
         return PASS;
     }
     if family == AF_INET {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::policy::{Objects, PolicyStatus, Snapshot, Target, has_address, is_headless};
+use crate::policy::{Objects, PolicyStatus, Snapshot, Target, addresses};
+use crate::publisher::CAPACITY;
 
 /// kube-proxy writes its rules a second after a change by default (`minSyncPeriod`); busy, some more.
 const LINGER: Duration = Duration::from_secs(5);
@@ -26,17 +27,21 @@ impl Linger {
         statuses: &[Arc<PolicyStatus>],
         objects: &Objects,
     ) {
+        let since = std::mem::take(&mut self.0);
         let gone = before.targets.iter();
         let gone = gone.filter(|(address, _)| !next.targets.contains_key(address));
-        let left: Vec<_> = gone
-            .filter(|(address, target)| {
-                names(statuses, target) && is_nobodys(objects, target, **address)
-            })
-            .map(|(address, target)| (*address, Arc::clone(target)))
-            .collect();
+        // An endpoint's address may be another pod's by now.
+        let gone = gone.filter(|(_, target)| !target.headless && is_named(statuses, target));
+        let mut left: BTreeMap<_, _> = gone.map(|(a, t)| (*a, Arc::clone(t))).collect();
+        if left.is_empty() {
+            return;
+        }
+        for address in objects.services.values().flat_map(|one| addresses(one)) {
+            left.remove(&address);
+        }
         let now = Instant::now();
-        let since = std::mem::take(&mut self.0);
-        for (address, target) in left {
+        let room = CAPACITY.saturating_sub(next.targets.len());
+        for (address, target) in left.into_iter().take(room) {
             let since = since.get(&address).copied().unwrap_or(now);
             if since.elapsed() < LINGER {
                 self.0.insert(address, since);
@@ -56,18 +61,11 @@ impl Linger {
     }
 }
 
-/// Whether the target's policy names its Service, which need not be there.
-fn names(statuses: &[Arc<PolicyStatus>], target: &Target) -> bool {
+/// Whether the target's policy still names its Service, which need not be there.
+fn is_named(statuses: &[Arc<PolicyStatus>], target: &Target) -> bool {
     let found = statuses.binary_search_by(|status| status.policy.cmp(&target.policy));
     found.is_ok_and(|place| {
         let mut ancestors = statuses[place].ancestors.iter();
         ancestors.any(|ancestor| *ancestor.service == *target.service.name)
     })
-}
-
-/// Whether no Service has the address. That of a headless one is a pod's, and may be another pod's by now.
-fn is_nobodys(objects: &Objects, target: &Target, address: SocketAddr) -> bool {
-    let own = objects.services.get(&target.service);
-    let mut all = objects.services.values();
-    !own.is_some_and(|own| is_headless(own)) && !all.any(|service| has_address(service, address))
 }

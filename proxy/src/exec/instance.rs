@@ -14,7 +14,7 @@ use nodetls_ebpf::IdRange;
 use rustix::fs::{FlockOperation, flock};
 
 use super::own_cgroup;
-use crate::pods::{local_route, own_listeners};
+use crate::pods::own_listeners;
 use crate::redirect::{
     Effect, Epoch, Maps, Redirect, cgroup_is_gone, has_living_agent, remove_pins,
 };
@@ -27,7 +27,6 @@ pub(crate) const CGROUP: &str = "cgroup";
 pub(super) struct Instance {
     pub(super) cgroup: PathBuf,
     pins: PathBuf,
-    ids: IdRange,
     /// Tells whether a process is in the cgroup or below. Kept open: later no descriptor may be free, or no path.
     events: Option<File>,
 }
@@ -53,11 +52,13 @@ impl Instance {
             // In containers pids repeat.
             cgroup: parent.join(format!("nodetls-exec-{}-{now:x}", process::id())),
             pins,
-            ids: IdRange::exec(number),
             events: None,
         };
-        let (redirect, mut maps) =
-            Redirect::load_at(instance.pins.clone(), instance.ids, Effect::Enforce)?;
+        let (redirect, mut maps) = Redirect::load_at(
+            instance.pins.clone(),
+            IdRange::exec(number),
+            Effect::Enforce,
+        )?;
         let epoch = Epoch::take(redirect.pins(), &mut maps)?;
         fs::create_dir(&instance.cgroup)
             .with_context(|| format!("{} can't be created", instance.cgroup.display()))?;
@@ -94,8 +95,6 @@ impl Drop for Instance {
     fn drop(&mut self) {
         if self.is_over() {
             remove(&self.pins);
-            // A netns without IPv6 has none.
-            let _ = local_route::remove(self.ids);
         } else {
             let pins = self.pins.display();
             tracing::warn!(%pins, "the command goes on without its proxy: its connects are refused");

@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::agent::seconds;
+use crate::pods::netns::current_cookie;
 use crate::sys;
 
 pub(crate) use instance::{CGROUP, EXEC};
@@ -96,6 +97,8 @@ fn become_command(options: &Options) -> Result<ExitCode> {
     let Some((program, arguments)) = options.command.split_first() else {
         return Ok(ExitCode::from(OURS));
     };
+    // On a kernel that is too old, the one error that says so.
+    current_cookie()?;
     let mut detached = this_program(Stage::Detach, 2)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

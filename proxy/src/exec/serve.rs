@@ -17,7 +17,7 @@ use crate::agent::{log_status, raise_fd_limit};
 use crate::identity::{DEFAULT_NAMESPACE, Keeper};
 use crate::metrics::Metrics;
 use crate::pods::netns::NetnsThread;
-use crate::pods::{Enrolled, Pod, Ready};
+use crate::pods::{Enrolled, Pod, Ready, local_route};
 use crate::policy::{self, Installation, Snapshot};
 use crate::proxy::{Dialer, Names, Proxy};
 use crate::publisher::Publisher;
@@ -98,6 +98,8 @@ async fn serve(options: &Options) -> Result<()> {
             }
         }
     }
+    // As long as the listeners are ours, the range is too. (A netns without IPv6 has no route.)
+    let _ = local_route::remove(redirect.ids());
     // With the pod goes the duplicate of its listeners, which would keep them open.
     drop(pod);
     proxy.draining.cancel();

@@ -219,10 +219,12 @@ impl Pods {
             if now == pod.ready.mode {
                 continue;
             }
-            pod.ready.mode = now;
             let netns = &pod.pod.name;
-            match pod.redirect(modes) {
-                Ok(()) => tracing::info!(netns, ipv6 = now == Mode::Redirect, "loopback changed"),
+            match modes.set(pod.ready.cookie, now) {
+                Ok(()) => {
+                    tracing::info!(netns, ipv6 = now == Mode::Redirect, "loopback changed");
+                    pod.ready.mode = now;
+                }
                 Err(error) => tracing::error!(netns, error = format!("{error:#}"), "not in PODS"),
             }
         }

@@ -34,7 +34,7 @@ pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
 pub use objects::{Installation, Objects};
 pub(crate) use options::CLIENT_CERTIFICATE;
 pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
-pub(crate) use service::{has_address, is_headless, is_special};
+pub(crate) use service::{addresses, is_special};
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,
 };

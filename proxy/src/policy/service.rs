@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nodetls_ebpf::ID_PREFIX_V6;
 
 use super::endpoints::{HEADLESS, SERVICE_NAME, Slices};
 use super::external::{EXTERNAL_HOST, External};
@@ -317,17 +318,24 @@ impl fmt::Display for Port {
 }
 
 /// Whether clients dial its endpoints themselves.
-pub(crate) fn is_headless(service: &Service) -> bool {
+fn is_headless(service: &Service) -> bool {
     cluster_ip_texts(service).any(|ip| ip == "None")
 }
 
-/// Whether it has this IP address, as a ClusterIP or otherwise, and this port.
-pub(crate) fn has_address(service: &Service, address: SocketAddr) -> bool {
-    let mut texts = cluster_ip_texts(service).chain(chosen_texts(service));
-    let spec = service.spec.iter();
-    let mut ports = spec.flat_map(|spec| spec.ports.iter().flatten());
-    ports.any(|port| port_number(port.port) == Some(address.port()))
-        && texts.any(|text| parse_ip(text) == Some(address.ip()))
+/// Its IP addresses, ClusterIPs and others, with each of its ports.
+pub(crate) fn addresses(service: &Service) -> impl Iterator<Item = SocketAddr> {
+    let texts = cluster_ip_texts(service).chain(chosen_texts(service));
+    texts.filter_map(parse_ip).flat_map(|ip| {
+        let spec = service.spec.iter();
+        let ports = spec.flat_map(|spec| spec.ports.iter().flatten());
+        let ports = ports.filter_map(|port| port_number(port.port));
+        ports.map(move |port| SocketAddr::new(ip, port))
+    })
+}
+
+fn is_id(ip: Ipv6Addr) -> bool {
+    let [a, b, c] = ID_PREFIX_V6.map(u128::from);
+    ip.to_bits() >> 32 == a << 64 | b << 32 | c
 }
 
 fn port_number(number: i32) -> Option<u16> {
@@ -361,11 +369,12 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// Addresses that the API server allows no Service either: unspecified, loopback, link-local, multicast.
+/// Addresses that the API server allows no Service either: unspecified, loopback, link-local, multicast; and those that
+/// connects are turned to.
 pub(crate) fn is_special(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || is_id(v6),
     };
     link_local || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()
 }

@@ -59,6 +59,8 @@ pub struct Target {
     pub plan: Result<Arc<Origination>, Refusal>,
     /// Where to dial.
     pub upstream: Upstream,
+    /// Its addresses are endpoints, which belong to pods.
+    pub headless: bool,
 }
 
 /// The TLS that a policy asks for. Two equal values may share TLS sessions.

@@ -30,15 +30,15 @@ const GET: &str = "GET /get HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\
 
 /// A world with an agent; where there is none for this kernel, it has said so.
 fn with_agent() -> Result<World, NotHere> {
-    if kernel() >= (5, 14) {
+    if kernel() >= (5, 17) {
         return Ok(World::with_echo().0);
     }
     let (mut world, _ca) = World::without_agent();
     world.launch_agent_for(&world.pod.clone());
     world.wait("the agent says what it needs", |world| {
-        world.log().contains("Linux 5.14 or newer")
+        world.log().contains("Linux 5.17 or newer")
     });
-    Err(NotHere::Refused("Linux 5.14"))
+    Err(NotHere::Refused("Linux 5.17"))
 }
 
 #[track_caller]
@@ -68,9 +68,9 @@ fn exec() -> Outcome {
     let (world, _ca) = World::without_agent();
     let mut exec = world.exec(&[&binary("dial"), ADDRESS, "--send", GET]);
     let answer = text(&exec.output().unwrap());
-    if kernel() < (5, 14) {
-        assert!(answer.contains("Linux 5.14 or newer"), "{answer}");
-        return Err(NotHere::Refused("Linux 5.14"));
+    if kernel() < (5, 17) {
+        assert!(answer.contains("Linux 5.17 or newer"), "{answer}");
+        return Err(NotHere::Refused("Linux 5.17"));
     }
     is_served(&answer);
     Ok("")

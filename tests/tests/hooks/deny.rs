@@ -139,9 +139,9 @@ fn net_cls() -> Outcome {
     join(group.parent().unwrap());
     // A thread that has just ended may still be in it.
     soon("the group is empty", || fs::remove_dir(&group).is_ok());
-    if kernel() < (5, 14) && outcome.is_ok() {
+    if kernel() < (5, 17) && outcome.is_ok() {
         // nodetls does not start there: `load::netns_cookie`.
-        return Err(NotHere::Refused("Linux 5.14"));
+        return Err(NotHere::Refused("Linux 5.17"));
     }
     denied(outcome)
 }

@@ -76,10 +76,10 @@ fn netns_cookie() -> Outcome {
     let netns = [&rig.world.pod, &rig.world.backend];
     let [pod, backend] = netns.map(|netns| inside(netns, current_cookie));
     match pod {
-        Err(error) if kernel() < (5, 14) => {
+        Err(error) if kernel() < (5, 17) => {
             let said = error.to_string();
-            assert!(said.contains("Linux 5.14 or newer"), "{said}");
-            Err(NotHere::Refused("Linux 5.14"))
+            assert!(said.contains("Linux 5.17 or newer"), "{said}");
+            Err(NotHere::Refused("Linux 5.17"))
         }
         cookie => {
             assert_ne!(cookie.unwrap(), backend.unwrap());
@@ -95,7 +95,7 @@ fn capabilities() -> Outcome {
         // Maps counted against the limit of locked memory, which only CAP_SYS_RESOURCE lifts.
         let said = format!("{:#}", loaded.unwrap_err());
         assert!(said.contains("Operation not permitted"), "{said}");
-        return Err(NotHere::Refused("Linux 5.14"));
+        return Err(NotHere::Refused("Linux 5.17"));
     }
     loaded.unwrap();
     for one in [CapabilitySet::BPF, CapabilitySet::NET_ADMIN] {

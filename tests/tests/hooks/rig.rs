@@ -167,10 +167,10 @@ pub(crate) fn enrol(world: &World, redirect: &Redirect) -> Result<Enrolment, Not
         .unwrap();
     let thread = NetnsThread::start().unwrap();
     let ready = match runtime.block_on(open(&thread, &netns, 7)) {
-        Err(error) if kernel() < (5, 14) => {
+        Err(error) if kernel() < (5, 17) => {
             let said = format!("{error:#}");
-            assert!(said.contains("Linux 5.14 or newer"), "{said}");
-            return Err(NotHere::Refused("Linux 5.14"));
+            assert!(said.contains("Linux 5.17 or newer"), "{said}");
+            return Err(NotHere::Refused("Linux 5.17"));
         }
         result => result.unwrap(),
     };

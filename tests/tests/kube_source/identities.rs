@@ -74,6 +74,7 @@ fn snapshot() -> Snapshot {
         policy_uid: None,
         plan: Ok(Arc::new(plan)),
         upstream: Upstream::ServiceAddress,
+        headless: false,
     };
     let address = "10.96.0.10:443".parse().unwrap();
     Snapshot {
