@@ -40,7 +40,9 @@ impl Lookup {
             .program_mut("lookup")
             .context("the eBPF object lacks the program lookup")?
             .try_into()?;
-        program.load()?;
+        program.load().context(
+            "the kernel refuses the sk_lookup program: nodetls needs Linux 5.17 or newer",
+        )?;
         let pin = directory.join("link");
         let inode = netns.metadata()?.ino();
         match sys::bpf_obj_get(&pin) {

@@ -47,7 +47,7 @@ fn every_program() -> Outcome {
     let rig = Rig::new();
     let netns = File::open(format!("/run/netns/{}", rig.world.pod)).unwrap();
     // The cookie is a name here.
-    Lookup::attach(&rig.redirect, 1, &netns).unwrap();
+    lookup(&rig, &netns)?;
     let links = PROGRAMS.map(|name| (format!("links/{name}"), "cgroup_id"));
     let lookup = ("netns/1/link".to_owned(), "netns_ino");
     for (link, field) in links.into_iter().chain([lookup]) {
@@ -55,6 +55,18 @@ fn every_program() -> Outcome {
         assert_ne!(link.unwrap().unwrap().attached_to, 0);
     }
     Ok("")
+}
+
+/// The sk_lookup program, which reads a field that older kernels don't have.
+fn lookup(rig: &Rig, netns: &File) -> Result<Lookup, NotHere> {
+    match Lookup::attach(&rig.redirect, 1, netns) {
+        Err(error) if kernel() < (5, 17) => {
+            let said = format!("{error:#}");
+            assert!(said.contains("Linux 5.17 or newer"), "{said}");
+            Err(NotHere::Refused("Linux 5.17"))
+        }
+        result => Ok(result.unwrap()),
+    }
 }
 
 fn without_btf() -> Outcome {
@@ -68,6 +80,9 @@ fn without_btf() -> Outcome {
         .unwrap();
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("1 passed"), "{}", text(&output));
+    if kernel() < (5, 17) {
+        return Err(NotHere::Refused("Linux 5.17"));
+    }
     Ok("")
 }
 
@@ -129,6 +144,7 @@ fn with_capabilities(few: CapabilitySet) -> anyhow::Result<()> {
 fn many_in_a_netns() -> Outcome {
     let rig = Rig::new();
     let netns = File::open(format!("/run/netns/{}", rig.world.pod)).unwrap();
+    lookup(&rig, &netns)?;
     for cookie in 0..64 {
         Lookup::attach(&rig.redirect, cookie, &netns).unwrap();
     }
