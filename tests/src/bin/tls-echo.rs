@@ -117,6 +117,8 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, args: Arc<Args>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // Of an IPv4 client, to a listener for both families.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let (acceptor, args) = (acceptor.clone(), args.clone());
                 tokio::spawn(async move {
                     if let Err(error) = serve(stream, peer, acceptor, &args).await
