@@ -9,7 +9,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: servers}
 data:
-  default.conf: 'server { listen 8080; return 200 $remote_addr\n; }'
+  default.conf: 'server { listen 8080; listen [::]:8080; return 200 $remote_addr\n; }'
 ---
 apiVersion: v1
 kind: Pod
