@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// The time between two acts.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// When to act on changes.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ mod tests {
                 acted.push(start.elapsed());
             }
         }
-        assert!(matches!(acted.len(), 19..=21), "{acted:?}");
+        assert!(matches!(acted.len(), 10 | 11), "{acted:?}");
     }
 
     #[tokio::test(start_paused = true)]
