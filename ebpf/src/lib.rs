@@ -65,6 +65,8 @@ impl IdRange {
 /// fd6e:6f64:6574:6c73::/96: the same for IPv6, where the last word is as the IPv4 address (RFC 4193 unique local). In
 /// host byte order.
 pub const ID_PREFIX_V6: [u32; 3] = [0xfd6e_6f64, 0x6574_6c73, 0];
+/// lo is the first interface of every netns.
+pub const IFINDEX_LO: u32 = 1;
 /// The id that no target has: its address is the canary's.
 pub const CANARY_ID: u32 = 0;
 /// The EPOCH slot of the newest agent's epoch: this agent alone writes the maps.

@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use nodetls_ebpf::{Address, CANARY_ID, Event, IdRange, Mode};
+use nodetls_ebpf::{Address, CANARY_ID, Event, IFINDEX_LO, IdRange, Mode};
 
 use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count, count_audited};
 
@@ -13,8 +13,6 @@ const ECONNREFUSED: i32 = 111;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
-/// lo is the first interface of every netns.
-const IFINDEX_LO: u32 = 1;
 
 /// Set by the loader: whether `bpf_set_retval` exists (kernel 5.18); without it a denied connect sees EPERM.
 #[unsafe(no_mangle)]

@@ -10,6 +10,7 @@ mod connect6;
 mod decide;
 mod getpeername4;
 mod getpeername6;
+mod ip6;
 mod maps;
 
 #[panic_handler]

@@ -8,13 +8,11 @@
 use aya_ebpf::macros::{map, sk_lookup};
 use aya_ebpf::maps::{PerCpuArray, SockMap};
 use aya_ebpf::programs::SkLookupContext;
-use nodetls_ebpf::{Event, ID_PREFIX_V6, IdRange, LISTENER_V4, LISTENER_V6};
+use nodetls_ebpf::{Event, ID_PREFIX_V6, IFINDEX_LO, IdRange, LISTENER_V4, LISTENER_V6};
 
 const PASS: u32 = 1;
 const DROP: u32 = 0;
 const AF_INET: u32 = 2;
-/// lo is the first interface of every netns.
-const IFINDEX_LO: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 
 /// Set by the loader: the addresses of the instance that this program belongs to, [`IdRange`]'s fields.

@@ -3,13 +3,11 @@
 
 use std::io;
 
-use nodetls_ebpf::IdRange;
+use nodetls_ebpf::{IFINDEX_LO, IdRange};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::listeners::address_v6;
 
-/// lo is the first interface of every netns.
-const IFINDEX_LO: u32 = 1;
 /// `struct nlmsghdr` of linux/netlink.h.
 const HEADER: usize = 16;
 

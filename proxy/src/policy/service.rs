@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use nodetls_ebpf::ID_PREFIX_V6;
 
 use super::endpoints::{HEADLESS, SERVICE_NAME, Slices};
 use super::external::{EXTERNAL_HOST, External};
 use super::snapshot::{ObjectName, Upstream};
 use super::status::{listed, quoted};
+use crate::pods::address_v6;
 
 /// What a targetRef means: a Service as a whole, or one of its ports (by its place in [`View::ports`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -333,11 +333,6 @@ pub(crate) fn addresses(service: &Service) -> impl Iterator<Item = SocketAddr> {
     })
 }
 
-fn is_id(ip: Ipv6Addr) -> bool {
-    let [a, b, c] = ID_PREFIX_V6.map(u128::from);
-    ip.to_bits() >> 32 == a << 64 | b << 32 | c
-}
-
 fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
@@ -374,7 +369,7 @@ pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
 pub(crate) fn is_special(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || is_id(v6),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == address_v6(v6.to_bits() as u32),
     };
     link_local || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()
 }
