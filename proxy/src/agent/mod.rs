@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
 use self::audit::Audit;
 use self::inputs::{Cluster, Inputs};
@@ -265,7 +265,9 @@ impl Agent {
 
     /// Follows changes until a signal, or until another agent has taken over.
     async fn follow(&mut self, signals: &mut Signals) -> Result<()> {
-        let [mut tick, mut routes] = [TICK, RECONCILE].map(interval);
+        let mut tick = interval(TICK);
+        // Those of pods that are just enrolled are there.
+        let mut routes = interval_at(Instant::now() + RECONCILE, RECONCILE);
         for timer in [&mut tick, &mut routes] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
