@@ -78,6 +78,19 @@ impl Namespace {
     }
 }
 
+/// curl in a [`script`], before the URL: prints the status, and why there was none.
+pub const ASK: &str = r"curl -s -o /dev/null -m 5 -w '%{http_code} %{errormsg}\n'";
+
+/// A pod of the client's image on node1, which runs this shell script.
+pub fn script(name: &str, script: &str) -> String {
+    let script = serde_json::Value::from(script);
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  \
+         nodeSelector: {{kubernetes.io/hostname: node1}}\n  terminationGracePeriodSeconds: 0\n  \
+         containers: [{{name: client, image: nodetls.test/client:1, command: [sh, -c, {script}]}}]\n"
+    )
+}
+
 /// A pod that sleeps, of the client's image; `labels` are its own, in YAML.
 pub fn client(name: &str, node: &str, labels: &str) -> String {
     format!(

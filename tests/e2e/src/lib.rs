@@ -3,6 +3,7 @@
 
 mod backend;
 mod curl;
+pub mod document;
 pub mod envoy_gateway;
 pub mod nodetls;
 mod steps;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
 pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 
-pub use backend::client;
+pub use backend::{ASK, client, script};
 pub use curl::Answer;
 
 /// A namespace, removed with all in it when this is dropped.

@@ -3,30 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use nodetls_e2e::nodetls::{ours, until_ready};
-use nodetls_e2e::{Namespace, alone, kubectl, nodetls, wait};
+use nodetls_e2e::{ASK, Namespace, alone, kubectl, nodetls, script, wait};
 
 const AGENTS: &str = "daemonset/nodetls-agent";
 
 const URL: &str = "http://server/";
 /// No policy is for it.
 const UNTARGETED: [&str; 2] = ["-k", "https://kubernetes.default.svc/version"];
-
-/// Asks without a pause, and prints each status, and why there was none.
-const LOOP: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: loop}
-spec:
-  nodeSelector: {kubernetes.io/hostname: node1}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: loop
-    image: nodetls.test/client:1
-    command:
-    - sh
-    - -c
-    - while :; do curl -s -o /dev/null -m 5 -w '%{http_code} %{errormsg}\n' http://server/; sleep 0.05; done
-";
 
 /// No node has an agent; all have again when this is dropped.
 struct Away;
@@ -74,7 +57,10 @@ fn pods_from_before_during_and_after_a_restart() {
     namespace.clients(&[("before", "node1")]);
     namespace.until_ok("before", URL);
     let plaintext = namespace.plaintext();
-    namespace.apply(LOOP);
+    namespace.apply(&script(
+        "loop",
+        &format!("while :; do {ASK} {URL}; sleep 0.05; done"),
+    ));
     namespace.wait("pod/loop", "condition=Ready");
 
     let agent = nodetls::agent("node1");

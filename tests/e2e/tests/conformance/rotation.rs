@@ -1,6 +1,6 @@
 //! A server gets a certificate of another CA while requests come.
 
-use nodetls_e2e::until;
+use nodetls_e2e::{ASK, script, until};
 use serde_json::json;
 
 use crate::objects::{HOSTNAME, Policy, service_with};
@@ -18,23 +18,6 @@ pub(crate) const ROTATION: Group = Group {
         test: rotation,
     }],
 };
-
-/// Asks without a pause, by address, so that nothing else can fail; prints each status, and why there was none.
-const LOOP: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: rotation-loop}
-spec:
-  nodeSelector: {kubernetes.io/hostname: node1}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: loop
-    image: nodetls.test/client:1
-    command:
-    - sh
-    - -c
-    - while :; do curl -s -o /dev/null -m 5 -w '%{http_code} %{errormsg}\n' http://ADDRESS:443/; sleep 0.02; done
-";
 
 const PORT: &str = "{port: 443, targetPort: 8443}";
 const URL: &str = "http://rotation:443/";
@@ -57,7 +40,10 @@ fn rotation(suite: &Suite) {
     suite.serves("http://rotation-old:443/", HOSTNAME);
     suite.fails("http://rotation-new:443/", 502);
     assert_eq!(suite.serves(URL, HOSTNAME)["pod"], "tls-backend");
-    suite.apply(&[LOOP.replace("ADDRESS", &suite.cluster_ip("rotation"))]);
+    // By address, so that nothing else can fail.
+    let url = format!("http://{}:443/", suite.cluster_ip("rotation"));
+    let asking = format!("while :; do {ASK} {url}; sleep 0.02; done");
+    suite.apply(&[script("rotation-loop", &asking)]);
     suite.0.wait("pod/rotation-loop", "condition=Ready");
     asked_on(suite);
 

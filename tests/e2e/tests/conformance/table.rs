@@ -1,10 +1,8 @@
 //! `docs/conformance.md`: what a run of all rows has shown.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
-use nodetls_e2e::kubectl;
+use nodetls_e2e::{document, kubectl};
 use serde_json::Value;
 
 use crate::{GROUPS, Group};
@@ -35,23 +33,12 @@ const LEFT_OUT: &str = "
 | BackendTLSPolicy, its second route (re-encryption behind an HTTPS listener) | There is no listener. A client that speaks TLS itself is passed through, which the recipes' tests show. |
 ";
 
-/// Compares the file with what it should be; with `NODETLS_BLESS` set, writes it.
+/// Compares the document with what this run has shown, or writes it.
 ///
 /// # Errors
-/// What to do about a difference.
+/// As [`document::check`].
 pub(crate) fn check() -> Result<(), String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance.md");
-    let table = generated();
-    if std::env::var_os("NODETLS_BLESS").is_some() {
-        return fs::write(&file, table).map_err(|error| format!("{}: {error}", file.display()));
-    }
-    if fs::read_to_string(&file).unwrap_or_default() != table {
-        let bless = "NODETLS_BLESS=1 cargo test --package nodetls-e2e --test conformance";
-        return Err(format!(
-            "docs/conformance.md is not what this run has shown: {bless}"
-        ));
-    }
-    Ok(())
+    document::check("conformance.md", "conformance", &generated(), |text| text)
 }
 
 /// Only called when all rows have passed.

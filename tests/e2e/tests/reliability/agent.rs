@@ -86,7 +86,7 @@ pub(crate) fn logs() -> String {
     ours(&["logs", &nodetls::agent("node1")])
 }
 
-/// For those who need nothing of a load.
+/// Until all agents are Ready, and the load is answered.
 pub(crate) fn settle(load: &Load) {
     ours(&["rollout", "status", AGENTS, "--timeout=60s"]);
     load.answers(20);

@@ -4,33 +4,20 @@ use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nodetls_e2e::{Namespace, on_node, wait};
+use nodetls_e2e::{ASK, Namespace, on_node, script, wait};
 
 pub(crate) const URL: &str = "http://server/";
 /// In each request of the load.
 pub(crate) const MARK: &str = "marked-in-plaintext";
 
-/// Four clients that ask without a pause, each time on a new connection, and print each status, and why there was none.
-const LOAD: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: load}
-spec:
-  nodeSelector: {kubernetes.io/hostname: node1}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: load
-    image: nodetls.test/client:1
-    command:
-    - sh
-    - -c
-    - |
-      ask() {
-        while ! test -e /tmp/stop; do curl -s -o /dev/null -m 5 -H 'X-Mark: @MARK@' -w '%{http_code} %{errormsg}\n' http://server/; done
-      }
-      ask & ask & ask & ask &
-      sleep infinity
-";
+/// Four clients that ask without a pause, each time on a new connection, until told to stop.
+fn clients() -> String {
+    format!(
+        "ask() {{ while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {MARK}' {URL}; done }}\n\
+         ask & ask & ask & ask &\n\
+         sleep infinity\n"
+    )
+}
 
 /// A server on node2, under load from node1, and what is on the wire between the two.
 pub(crate) struct Load {
@@ -67,7 +54,7 @@ impl Load {
         wait("the capture has begun", || {
             fs::metadata(&file).is_ok_and(|file| file.len() > 0)
         });
-        namespace.apply(&LOAD.replace("@MARK@", MARK));
+        namespace.apply(&script("load", &clients()));
         namespace.wait("pod/load", "condition=Ready");
         let load = Self {
             namespace,

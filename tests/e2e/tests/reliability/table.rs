@@ -1,7 +1,6 @@
 //! `docs/reliability.md`: what a run of all rows has shown.
 
-use std::fs;
-use std::path::Path;
+use nodetls_e2e::document;
 
 use crate::Row;
 use crate::load::Outcome;
@@ -16,33 +15,22 @@ way, such as a name that does not resolve or a Service without endpoints. \"In p
 shows.
 
 Each row is a test in [tests/e2e/tests/reliability/](../tests/e2e/tests/reliability/), which fails if one request is in
-plaintext, or ends in a way that the row does not allow. A new ClusterIP is the one exception: before the API server has told of it, nobody
-can know it, and kube-proxy may be told a moment before nodetls; not one request in fifty may be in plaintext then.
-`cargo xtask e2e` runs them. The figures are those of the run that
-wrote this file, on two shared cores: `NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability`.
+plaintext, or ends in a way that the row does not allow. A new ClusterIP is the one exception: before the API server has
+told of it, nobody can know it, and kube-proxy may be told a moment before nodetls; not one request in fifty may be in
+plaintext then. `cargo xtask e2e` runs them. The figures are those of the run that wrote this file, on two shared cores:
+`NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability`.
 
 | Fault | Tried | Refused | Failed | In plaintext | Longest without an answer |
 |---|---|---|---|---|---|
 ";
 
-/// Compares the file's faults with those of this run; with `NODETLS_BLESS` set, writes it.
+/// Compares the document, its figures aside, with what this run has shown, or writes it.
 ///
 /// # Errors
-/// What to do about a difference.
+/// As [`document::check`].
 pub(crate) fn check(outcomes: &[(&Row, Outcome)]) -> Result<(), String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reliability.md");
     let table = generated(outcomes);
-    if std::env::var_os("NODETLS_BLESS").is_some() {
-        return fs::write(&file, table).map_err(|error| format!("{}: {error}", file.display()));
-    }
-    let written = fs::read_to_string(&file).unwrap_or_default();
-    if without_figures(&written) != without_figures(&table) {
-        let bless = "NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability";
-        return Err(format!(
-            "docs/reliability.md has other rows than this run: {bless}"
-        ));
-    }
-    Ok(())
+    document::check("reliability.md", "reliability", &table, without_figures)
 }
 
 fn generated(outcomes: &[(&Row, Outcome)]) -> String {
@@ -61,10 +49,10 @@ fn generated(outcomes: &[(&Row, Outcome)]) -> String {
 }
 
 /// They differ from run to run.
-fn without_figures(table: &str) -> Vec<&str> {
-    let first_cell = |line: &'_ str| line.strip_prefix("| ").and_then(|rest| rest.find(" | "));
-    let lines = table.lines();
-    lines
-        .map(|line| first_cell(line).map_or(line, |end| &line[..end]))
-        .collect()
+fn without_figures(table: String) -> Vec<String> {
+    let head = |line: &str| match line.strip_prefix("| ").and_then(|rest| rest.find(" | ")) {
+        Some(end) => line[..end].to_owned(),
+        None => line.to_owned(),
+    };
+    table.lines().map(head).collect()
 }
