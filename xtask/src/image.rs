@@ -1,6 +1,5 @@
 //! `cargo xtask image`: nodetls' image, as an OCI archive. The Dockerfile makes the same of the same files.
 
-use std::env::consts::ARCH;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -92,21 +91,16 @@ fn config() -> Value {
     json!({"Entrypoint": [BINARY], "User": "65532:65532"})
 }
 
-/// Compiles nodetls into one file that needs no other, in a target directory of its own: cargo would compile everything
-/// anew at each change of the flags.
+/// Compiles nodetls into one file that needs no other. Only the binary itself is told so, which leaves everything it is made
+/// of to be shared with other builds.
 fn binary(profile: Profile) -> Result<PathBuf> {
     let (profile, directory) = profile.names();
-    let target = format!("{ARCH}-unknown-linux-gnu");
-    let work = sh::top().join("target/image");
     let mut cargo = sh::cargo(&format!(
-        "build --locked --package nodetls --bin nodetls --profile {profile} --target {target}"
+        "rustc --locked --package nodetls --bin nodetls --profile {profile} -- -Ctarget-feature=+crt-static"
     ));
-    cargo
-        .env("CARGO_TARGET_DIR", &work)
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .env("CARGO_PROFILE_RELEASE_DEBUG", "false"); // three quarters of the file
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false"); // three quarters of the file
     sh::run(&mut cargo)?;
-    let binary = work.join(target).join(directory).join("nodetls");
+    let binary = sh::top().join("target").join(directory).join("nodetls");
     let libraries = sh::output(sh::command("ldd", "").arg(&binary)).unwrap_or_default();
     ensure!(
         !libraries.contains("=>"),
