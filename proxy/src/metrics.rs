@@ -57,8 +57,18 @@ pub struct Metrics {
     pub unknown_targets: IntCounter,
     /// Connections to servers that are at rest.
     pub pooled_connections: IntGauge,
-    /// Redirected connections of a netns that has too many open ones.
+    /// Redirected connections that were reset at once.
+    pub rejected: Rejected,
+}
+
+/// Redirected connections that were reset at once, by the reason.
+pub struct Rejected {
+    /// Their netns has too many open ones.
     pub netns_limit: IntCounter,
+    /// The process has too many for its limit of open files.
+    pub open_files: IntCounter,
+    /// The process has too many for the memory that it may use.
+    pub memory: IntCounter,
 }
 
 /// Namespace, Service, port.
@@ -80,7 +90,8 @@ impl Metrics {
         build.with_label_values(&[version]).set(1);
         let rejected = all.counters(
             "rejected_connections_total",
-            "Redirected connections that were reset at once, because their netns has too many open ones (netns_limit).",
+            "Redirected connections that were reset at once, because too many are open: of their netns \
+             (netns_limit), or for the agent's open files (open_files) or memory (memory).",
             &["reason"],
         )?;
         Ok(Self {
@@ -165,7 +176,11 @@ impl Metrics {
                 "pooled_connections",
                 "Connections to servers that HTTP/1 clients have left at rest, for the next client of the same pod.",
             )?,
-            netns_limit: rejected.with_label_values(&["netns_limit"]),
+            rejected: Rejected {
+                netns_limit: rejected.with_label_values(&["netns_limit"]),
+                open_files: rejected.with_label_values(&["open_files"]),
+                memory: rejected.with_label_values(&["memory"]),
+            },
             targets: Mutex::default(),
             scrape: Mutex::default(),
             descriptions: all.descriptions,

@@ -247,24 +247,57 @@ fn a_netns_has_a_limit_of_open_connections() {
 }
 
 #[test]
-fn without_file_descriptors_the_agent_waits_and_goes_on() {
+fn when_files_run_short_more_connections_are_reset_and_open_ones_go_on() {
     let (mut world, _ca) = World::with_echo();
     world.kill_agent();
     // It raises the soft limit to the hard one.
-    world.file_limit = Some("50:100");
+    world.file_limit = Some("50:400");
     world.start_agent();
-    let held = world.dialling(&[ADDRESS, "--hold", "150"]);
-    world.wait("no descriptor is left", |world| open_files(world) >= 100);
+    let exchange = world.exchange();
+    let held = world.dialling(&[ADDRESS, "--hold", "300"]);
+    world.wait("more are reset", |world| {
+        rejected(world, "open_files") > 100.0
+    });
     let before = cpu_ticks(&world);
     thread::sleep(Duration::from_secs(2));
     let ticks = cpu_ticks(&world) - before;
     assert!(ticks < 20, "{ticks}0 ms of CPU in 2 s");
+    assert!(open_files(&world) < 400);
     let log = world.log();
-    let complaints = log.matches("can't be accepted").count();
-    assert!((1..=4).contains(&complaints), "{complaints}: {log}");
+    assert_eq!(
+        log.matches("too many open connections on this node")
+            .count(),
+        1,
+        "{log}"
+    );
+    world.end_of_exchange(exchange);
     drop(held);
     world.wait("it serves again", |world| {
         world.curl(&["-m", "1", URL]).ends_with("200")
     });
-    assert!(world.metric("nodetls_accept_errors_total", &[]) > 0.0);
+    assert_eq!(world.metric("nodetls_accept_errors_total", &[]), 0.0);
+}
+
+#[test]
+fn when_memory_would_run_short_more_connections_are_reset_and_open_ones_go_on() {
+    let (mut world, _ca) = World::with_echo();
+    world.kill_agent();
+    // 20 of 128 KiB, and as much again.
+    world.agent_flags = vec!["--memory-limit", "5242880"];
+    world.start_agent();
+    let exchange = world.exchange();
+    let held = world.dialling(&[ADDRESS, "--hold", "50"]);
+    world.wait("more are reset", |world| rejected(world, "memory") == 31.0);
+    assert!(world.curl(&[URL]).ends_with("000"));
+    assert!(world.log().contains("more are reset (--memory-limit)"));
+    world.end_of_exchange(exchange);
+    drop(held);
+    world.wait("it serves again", |world| {
+        world.curl(&["-m", "1", URL]).ends_with("200")
+    });
+}
+
+fn rejected(world: &World, reason: &str) -> f64 {
+    let reason = format!("reason=\"{reason}\"");
+    world.metric("nodetls_rejected_connections_total", &[&reason])
 }

@@ -147,6 +147,21 @@ fn a_client_that_wants_its_connection_closed_has_it_closed_and_the_server_s_stay
     assert_eq!(ask(&world, &[]), Told(connection, 3, "[]".to_owned()));
 }
 
+/// Its connection is closed for it, although what the server says makes its own no good for others.
+#[test]
+fn a_client_that_wants_its_connection_closed_never_waits_for_the_server() {
+    let (world, _ca) = nginx("add_header WWW-Authenticate Negotiate;");
+    let closing = "GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n";
+    for _ in 0..2 {
+        let answer = world.dial(&[ADDRESS, "--send", closing]);
+        assert!(
+            answer.contains(" 1 []") && !answer.contains("error"),
+            "{answer}"
+        );
+    }
+    assert_eq!(at_rest(&world), 0.0);
+}
+
 #[test]
 fn what_must_not_share_a_connection_has_its_own() {
     let (world, _ca) = nginx("");

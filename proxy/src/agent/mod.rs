@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
-use crate::proxy::{Dialer, Names, Proxy};
+use crate::proxy::{Dialer, Limits, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::readiness::{Pending, Readiness};
 use crate::redirect::{
@@ -198,7 +198,10 @@ impl Agent {
         let proxy = Arc::new(Proxy::new(
             publisher.routes(),
             dialer,
-            options.connections_per_netns,
+            Limits {
+                connections_per_netns: options.connections_per_netns,
+                memory: options.memory_limit,
+            },
             Arc::clone(&metrics),
         ));
         let view = EbpfView::open(redirect.pins())?;

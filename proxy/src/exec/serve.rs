@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::pods::netns::NetnsThread;
 use crate::pods::{Enrolled, Pod, Ready, local_route};
 use crate::policy::{self, Installation, Snapshot};
-use crate::proxy::{Dialer, Names, Proxy};
+use crate::proxy::{Dialer, Limits, Names, Proxy};
 use crate::publisher::Publisher;
 use crate::source::{Files, Update};
 use crate::tls::system_roots;
@@ -68,7 +68,11 @@ async fn serve(options: &Options) -> Result<()> {
         handshake_timeout: options.handshake_timeout,
         identities,
     };
-    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, usize::MAX, metrics));
+    let limits = Limits {
+        connections_per_netns: usize::MAX,
+        memory: None,
+    };
+    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, limits, metrics));
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);

@@ -61,8 +61,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     pub(super) route: Arc<Route>,
     access: Access,
-    sent: Tally,
-    received: Tally,
+    pub(super) sent: Tally,
+    pub(super) received: Tally,
     _open: OpenConnection,
 }
 
@@ -152,14 +152,13 @@ impl Connection {
         Err(failure)
     }
 
-    /// The server's connection has served another client before, and now so many bytes of this one.
-    pub(super) fn note_reuse(&mut self, sent: usize) {
+    /// The server's connection has served another client before.
+    pub(super) fn note_reuse(&mut self) {
         self.access.reused = Some(true);
         self.route.metrics.reused.inc();
-        self.sent.add(sent);
     }
 
-    fn note_session(&mut self, stream: &ServerStream) {
+    pub(super) fn note_session(&mut self, stream: &ServerStream) {
         self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
         let session = Session::of(stream);
         self.access.tls_version = Some(session.version);
@@ -167,26 +166,29 @@ impl Connection {
         self.access.resumed = Some(session.resumed);
     }
 
-    /// The server's connection if it is left at rest.
+    /// Both connections if they are not ended yet, since the server has answered all that was asked; `followed` are the
+    /// framing, and whether the client wants no more than one answer.
     pub(super) async fn relay_secured(
         &mut self,
         mut client: TcpStream,
         mut stream: Box<ServerStream>,
         opening: Opening,
-        mut framing: Option<Framing>,
-    ) -> Result<Option<Box<ServerStream>>, Failure> {
+        followed: Option<(&mut Framing, bool)>,
+    ) -> Result<Option<(TcpStream, Box<ServerStream>)>, Failure> {
         self.note_session(&stream);
         let protocol = opening.protocol;
         let record = matches!(protocol, Some(Protocol::Http2)).then(|| opening.first.clone());
         let mut recorded = Recorded::new(&mut client, record);
         let idle_timeout = self.route.options().idle_timeout;
+        let last = followed.as_ref().is_some_and(|(_, last)| *last);
         let relay = Relay {
             first: opening.first,
             greeting: opening.greeting,
             sent: &self.sent,
             received: &self.received,
             idle_timeout,
-            framing: framing.as_mut(),
+            framing: followed.map(|(framing, _)| framing),
+            last,
         };
         let end = relay.between(&mut recorded, &mut *stream).await;
         let record = recorded.into_record();
@@ -195,10 +197,7 @@ impl Connection {
                 close(client);
                 Ok(None)
             }
-            End::AtRest => {
-                close(client);
-                Ok(Some(stream))
-            }
+            End::Answered => Ok(Some((client, stream))),
             End::Client(error) => Err(client_gone(&error)),
             End::Idle => {
                 let _ = timeout(FAREWELL, stream.shutdown()).await;
@@ -253,9 +252,10 @@ impl Connection {
             received: &self.received,
             idle_timeout,
             framing: None,
+            last: false,
         };
         match relay.between(&mut client, &mut stream).await {
-            End::Clean | End::AtRest => {
+            End::Clean | End::Answered => {
                 close(client);
                 close(stream);
                 Ok(())

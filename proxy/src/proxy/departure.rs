@@ -49,7 +49,7 @@ impl<'a> Departure<'a> {
             result = work => result,
             () = self.departed() => Err(Failure::new(
                 Reason::ClientGone,
-                "the client closed its connection before the server was reached",
+                "the client closed its connection before the server had answered",
             )),
         }
     }

@@ -1,18 +1,17 @@
 //! Follows HTTP/1.1 messages (RFC 9112) that go through unchanged, to know when a server's connection is at rest: every
 //! request answered, no message begun. Such a connection can serve another client.
 //!
-//! It is a strict reader, and it gives up for good on whatever two readers could take differently (two lengths, a bare
-//! LF, a folded header), on a connection that ends after this answer, and on one that stands for who uses it (NTLM,
-//! Negotiate). A connection that is given up goes on as bytes, for this one client.
+//! It is a strict reader. A connection is its client's own, and never another's, once a message was seen that two readers
+//! could take differently (two lengths, a bare LF, trailers), that ends the connection, or that has the connection stand
+//! for who uses it (NTLM, Negotiate). What can't be followed at all is given up. Both go on as bytes, for this client.
 
 mod head;
 
 use std::collections::VecDeque;
 
 use self::head::{Body, Head, number, request, response};
+use super::head::MAX_HEAD;
 
-/// Longer heads are given up.
-const MAX_HEAD: usize = 64 * 1024;
 /// Longer lines within a chunked body are given up.
 const MAX_LINE: usize = 8 * 1024;
 /// Clients that pipeline more requests are given up.
@@ -25,9 +24,6 @@ pub(super) struct Framing {
     responses: Reader,
     /// The requests without an answer yet: whether each is a HEAD.
     unanswered: VecDeque<bool>,
-    given_up: bool,
-    /// The client wants no more than this answer, which was not told to the server.
-    pub(super) last: bool,
 }
 
 /// Not followed any more: see the module.
@@ -40,6 +36,9 @@ struct Reader {
     state: State,
     /// What has come of a head or a line that is not complete.
     partial: Vec<u8>,
+    /// The connection is this client's own.
+    own: bool,
+    given_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl Framing {
     /// `bytes` are on their way to the server.
     pub(super) fn requests(&mut self, bytes: &[u8]) {
         let unanswered = &mut self.unanswered;
-        let head = |bytes: &[u8]| {
+        self.requests.read(bytes, |bytes| {
             let Some((head, is_head)) = request(bytes)? else {
                 return Ok(None);
             };
@@ -68,29 +67,46 @@ impl Framing {
             }
             unanswered.push_back(is_head);
             Ok(Some(head))
-        };
-        self.given_up = self.given_up || self.requests.read(bytes, head).is_err();
+        });
     }
 
     /// `bytes` have come from the server.
     pub(super) fn responses(&mut self, bytes: &[u8]) {
-        let unanswered = &mut self.unanswered;
-        let head = |bytes: &[u8]| {
+        let Self {
+            requests,
+            unanswered,
+            ..
+        } = self;
+        self.responses.read(bytes, |bytes| {
             let is_head = *unanswered.front().ok_or(GiveUp)?;
-            let Some((head, interim)) = response(bytes, is_head)? else {
+            let Some((mut head, interim)) = response(bytes, is_head)? else {
                 return Ok(None);
             };
             if !interim {
+                // Before the whole request: what is still to come of it might be taken for another one.
+                head.own |= !requests.between_messages();
                 unanswered.pop_front();
             }
             Ok(Some(head))
-        };
-        self.given_up = self.given_up || self.responses.read(bytes, head).is_err();
+        });
     }
 
     /// Whether the server's connection can serve another client.
     pub(super) fn at_rest(&self) -> bool {
-        self.unanswered.is_empty() && self.between_messages()
+        self.is_answered()
+            && self.requests.between_messages()
+            && !self.requests.own
+            && !self.responses.own
+    }
+
+    /// Whether the server has said all that it was asked for.
+    pub(super) fn is_answered(&self) -> bool {
+        self.unanswered.is_empty() && self.responses.between_messages()
+    }
+
+    /// Whether all that was sent is one whole request.
+    pub(super) fn is_one_request(&self) -> bool {
+        self.unanswered.len() == 1 && self.requests.between_messages()
     }
 
     /// Whether `first`, all that was sent, is one whole request that may be sent again on another connection when this one
@@ -100,22 +116,17 @@ impl Framing {
         let safe = methods
             .iter()
             .any(|method| first.starts_with(method.as_bytes()));
-        safe && self.is_one_request()
-    }
-
-    /// Whether all that was sent is one whole request.
-    pub(super) fn is_one_request(&self) -> bool {
-        self.unanswered.len() == 1 && self.between_messages()
-    }
-
-    fn between_messages(&self) -> bool {
-        !self.given_up && self.requests.between_messages() && self.responses.between_messages()
+        safe && self.is_one_request() && !self.requests.own
     }
 }
 
 impl Reader {
     /// `head` reads a head from the beginning of bytes; none if it is not complete.
-    fn read(
+    fn read(&mut self, bytes: &[u8], head: impl FnMut(&[u8]) -> Result<Option<Head>, GiveUp>) {
+        self.given_up = self.given_up || self.follow(bytes, head).is_err();
+    }
+
+    fn follow(
         &mut self,
         mut bytes: &[u8],
         mut head: impl FnMut(&[u8]) -> Result<Option<Head>, GiveUp>,
@@ -135,13 +146,38 @@ impl Reader {
                     0 => State::ChunkEnd,
                     left => State::Chunk(left),
                 },
-                line => match self.line(&mut bytes)? {
-                    Some(text) => after(line, &text)?,
-                    None => line,
-                },
+                State::ChunkSize | State::ChunkEnd | State::Trailers => {
+                    match self.line(&mut bytes)? {
+                        Some(line) => self.after(&line)?,
+                        None => self.state,
+                    }
+                }
             };
         }
         Ok(())
+    }
+
+    /// What comes after a `line` of a chunked body (RFC 9112 section 7.1).
+    fn after(&mut self, line: &[u8]) -> Result<State, GiveUp> {
+        match (self.state, line) {
+            (State::ChunkSize, line) => {
+                // An extension, or space: not all servers skip that alike.
+                let end = line.iter().position(|byte| b"; \t".contains(byte));
+                self.own |= end.is_some();
+                match number(&line[..end.unwrap_or(line.len())], 16)? {
+                    0 => Ok(State::Trailers),
+                    size => Ok(State::Chunk(size)),
+                }
+            }
+            (State::ChunkEnd, []) => Ok(State::ChunkSize),
+            (State::Trailers, []) => Ok(State::Head),
+            (State::Trailers, _) => {
+                // Not all servers read them.
+                self.own = true;
+                Ok(State::Trailers)
+            }
+            _ => Err(GiveUp),
+        }
     }
 
     fn head(
@@ -152,13 +188,10 @@ impl Reader {
         let before = self.partial.len();
         if before == 0 {
             // As a rule it comes at once.
-            if let Some(Head {
-                bytes: length,
-                body,
-            }) = head(bytes)?
-            {
-                *bytes = &bytes[length..];
-                return Ok(Some(body));
+            if let Some(head) = head(bytes)? {
+                self.own |= head.own;
+                *bytes = &bytes[head.bytes..];
+                return Ok(Some(head.body));
             }
         }
         self.partial.extend_from_slice(bytes);
@@ -167,20 +200,17 @@ impl Reader {
         if before > 0 && bytes.contains(&b'\n') {
             found = head(&self.partial)?;
         }
-        let Some(Head {
-            bytes: length,
-            body,
-        }) = found
-        else {
+        let Some(head) = found else {
             *bytes = &[];
             return match self.partial.len() {
                 ..=MAX_HEAD => Ok(None),
                 _ => Err(GiveUp),
             };
         };
-        *bytes = bytes.get(length - before..).ok_or(GiveUp)?;
+        self.own |= head.own;
+        *bytes = bytes.get(head.bytes - before..).ok_or(GiveUp)?;
         self.partial.clear();
-        Ok(Some(body))
+        Ok(Some(head.body))
     }
 
     /// A line without its end, once it is complete.
@@ -196,15 +226,13 @@ impl Reader {
             return Ok(None);
         }
         let mut line = std::mem::take(&mut self.partial);
-        if !line.ends_with(b"\r\n") {
-            return Err(GiveUp);
-        }
-        line.truncate(line.len() - 2);
+        line.pop();
+        self.own |= line.pop_if(|last| *last == b'\r').is_none();
         Ok(Some(line))
     }
 
     fn between_messages(&self) -> bool {
-        self.state == State::Head && self.partial.is_empty()
+        !self.given_up && self.state == State::Head && self.partial.is_empty()
     }
 }
 
@@ -213,20 +241,6 @@ fn skip(bytes: &mut &[u8], left: u64) -> u64 {
     let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *bytes = &bytes[here..];
     left - here as u64
-}
-
-/// What comes after a `line` of a chunked body (RFC 9112 section 7.1).
-fn after(state: State, line: &[u8]) -> Result<State, GiveUp> {
-    match (state, line) {
-        (State::ChunkSize, size) => match number(size, 16)? {
-            0 => Ok(State::Trailers),
-            size => Ok(State::Chunk(size)),
-        },
-        (State::ChunkEnd, []) => Ok(State::ChunkSize),
-        (State::Trailers, []) => Ok(State::Head),
-        (State::Trailers, [first, ..]) if !first.is_ascii_whitespace() => Ok(State::Trailers),
-        _ => Err(GiveUp),
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use tokio::time::timeout;
 use super::decide::PATIENCE;
 
 /// Twice what servers commonly take (8 to 32 KiB).
-const MAX_HEAD: usize = 64 * 1024;
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// As many header fields as common servers take.
-const MAX_FIELDS: usize = 100;
+pub(super) const MAX_FIELDS: usize = 100;
 
 /// Why a head was not read.
 #[derive(Debug)]

@@ -3,24 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::connection::{Connection, idle_for};
 use super::departure::Departure;
 use super::framing::Framing;
 use super::head::without_close;
-use super::opening::Opening;
+use super::opening::{FIRST_READ, Opening};
 use super::pool::Pooled;
+use super::relay::until_idle;
+use super::respond::{close, linger};
 use super::upstream::Upstream;
 use super::{Proxy, Route};
 use crate::failure::Failure;
 use crate::pods::Pod;
 use crate::tls::{Alpn, ServerStream};
-
-/// As much of an answer as is read at first.
-const FIRST_READ: usize = 4096;
 
 /// Whether a route's clients share connections. One with a client certificate stands for who uses it.
 pub(super) fn is_pooled(route: &Route) -> bool {
@@ -38,19 +37,33 @@ impl Connection {
         upstream: Upstream,
         mut opening: Opening,
     ) -> Result<(), Failure> {
-        let mut framing = follow(&mut opening.first);
-        let departure = Departure::new(&client, pod, &proxy.dialer.netns);
-        let mut taken = None;
-        if framing.may_be_sent_again(&opening.first) {
-            taken = proxy.pool.take(pod, &self.route);
+        let (mut framing, last) = follow(&mut opening.first);
+        let mut taken = proxy.pool.take(pod, &self.route);
+        if !framing.may_be_sent_again(&opening.first)
+            && let Some(unused) = taken.take()
+        {
+            // There will be another one, and servers do not like to have many at rest.
+            unused.close();
         }
+        let departure = Departure::new(&client, pod, &proxy.dialer.netns);
         if let Some(pooled) = &mut taken {
+            self.note_session(&pooled.stream);
+            let patience = self.route.options().connect_timeout;
+            let patience = patience.unwrap_or(proxy.dialer.connect_timeout);
+            let asking = ask(&mut pooled.stream, &opening.first, patience);
             let idle_timeout = self.route.options().idle_timeout;
-            let asking = ask(&mut pooled.stream, &opening.first, idle_timeout);
-            match departure.or(asking).await? {
+            let answer = tokio::select! {
+                answer = departure.or(asking) => answer?,
+                () = until_idle(&self.sent, &self.received, idle_timeout) => {
+                    close(client);
+                    return Err(idle_for(idle_timeout));
+                }
+            };
+            match answer {
                 Some(answer) => {
+                    self.note_reuse();
+                    self.sent.add(opening.first.len());
                     framing.responses(&answer);
-                    self.note_reuse(opening.first.len());
                     opening.first.clear();
                     opening.greeting = answer;
                 }
@@ -65,51 +78,59 @@ impl Connection {
             },
         };
         let stream = pooled.stream;
-        if let Some(stream) = self
-            .relay_secured(client, stream, opening, Some(framing))
-            .await?
-        {
+        let followed = Some((&mut framing, last));
+        let relayed = self.relay_secured(client, stream, opening, followed);
+        if let Some((client, stream)) = relayed.await? {
             pooled.stream = stream;
-            proxy.pool.put(pod, &self.route, pooled);
+            if framing.at_rest() {
+                proxy.pool.put(pod, &self.route, pooled);
+            } else {
+                pooled.close();
+            }
+            linger(client).await;
         }
         Ok(())
     }
 }
 
-/// Follows a client's first bytes. That it wants its connection closed after one answer is for us to do, and no reason for
-/// the server to close its own.
-fn follow(first: &mut Vec<u8>) -> Framing {
+/// Follows a client's first bytes. That it wants its connection closed after one answer (`true`) is for us to do, and no
+/// reason for the server to close its own.
+fn follow(first: &mut Vec<u8>) -> (Framing, bool) {
     if let Some(open) = without_close(first) {
         let mut framing = Framing::default();
         framing.requests(&open);
         if framing.is_one_request() {
-            framing.last = true;
             *first = open;
-            return framing;
+            return (framing, true);
         }
     }
     let mut framing = Framing::default();
     framing.requests(first);
-    framing
+    (framing, false)
 }
 
-/// The beginning of the answer on a connection that was at rest; none if the server has closed it meanwhile.
+/// The beginning of the answer on a connection that was at rest; none if the server has closed it meanwhile, or is not
+/// there any more: does not acknowledge within `patience`.
 async fn ask(
     stream: &mut ServerStream,
     request: &[u8],
-    idle_timeout: Option<Duration>,
+    patience: Duration,
 ) -> Result<Option<Vec<u8>>, Failure> {
+    set_user_timeout(stream, Some(patience));
     let mut answer = Vec::with_capacity(FIRST_READ);
     let asking = async {
         stream.write_all(request).await?;
         stream.flush().await?;
         stream.read_buf(&mut answer).await
     };
-    let read = match idle_timeout {
-        Some(limit) => timeout(limit, asking)
-            .await
-            .map_err(|_| idle_for(idle_timeout))?,
-        None => asking.await,
-    };
-    Ok(read.is_ok_and(|length| length > 0).then_some(answer))
+    let answered = asking.await.is_ok_and(|length| length > 0);
+    set_user_timeout(stream, None);
+    // What some servers say to nobody before they close a connection at rest.
+    let answered = answered && !answer.starts_with(b"HTTP/1.1 408 ");
+    Ok(answered.then_some(answer))
+}
+
+/// RFC 5482; without one the kernel goes on for a quarter of an hour. Fails only on a socket that is dead already.
+fn set_user_timeout(stream: &ServerStream, limit: Option<Duration>) {
+    let _ = SockRef::from(stream.get_ref().0.get_ref()).set_tcp_user_timeout(limit);
 }

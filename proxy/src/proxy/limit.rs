@@ -1,16 +1,50 @@
-//! How many connections of one netns may be open at a time.
+//! How many connections may be open at a time: of one netns, and of all. More are refused early, so that the open ones
+//! live.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How often the same trouble is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The open connections of one netns.
+/// What a connection may take at most: two buffers for copying, two records of TLS, and the kernel's for its sockets.
+const CONNECTION: u64 = 128 * 1024;
+
+/// Which of the process's limits allows fewer connections, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scarce {
+    /// Two files each, and a quarter of the files for all else: of each pod its netns and listeners; watches.
+    OpenFiles(usize),
+    /// Half of the memory is for all else.
+    Memory(usize),
+}
+
+impl Scarce {
+    /// `memory` is how many bytes the process may use.
+    pub(super) fn new(memory: Option<u64>) -> Self {
+        let connections = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let by_files = connections(files / 8 * 3);
+        match memory.map(|bytes| connections(bytes / 2 / CONNECTION)) {
+            Some(by_memory) if by_memory < by_files => Self::Memory(by_memory),
+            _ => Self::OpenFiles(by_files),
+        }
+    }
+
+    /// How many connections there may be.
+    pub(super) fn connections(self) -> usize {
+        let (Self::OpenFiles(connections) | Self::Memory(connections)) = self;
+        connections
+    }
+}
+
+/// The open connections of one netns, or of all.
 #[derive(Debug)]
 pub(super) struct Limit {
+    connections: usize,
     free: Arc<Semaphore>,
     logged: Occasional,
 }
@@ -19,17 +53,18 @@ impl Limit {
     /// None is open yet.
     pub(super) fn new(connections: usize) -> Self {
         Self {
+            connections,
             free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             logged: Occasional::default(),
         }
     }
 
-    /// A place for one more connection, until it is dropped. `None` above the limit; `log` is called then, but not each
-    /// time.
-    pub(super) fn take(&self, log: impl FnOnce()) -> Option<OwnedSemaphorePermit> {
+    /// A place for one more connection, until it is dropped. `None` above the limit; `log` is told the limit then, but not
+    /// each time.
+    pub(super) fn take(&self, log: impl FnOnce(usize)) -> Option<OwnedSemaphorePermit> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok();
         if permit.is_none() && self.logged.is_due() {
-            log();
+            log(self.connections);
         }
         permit
     }
@@ -64,7 +99,7 @@ mod tests {
     fn a_place_is_free_again_when_its_connection_ends_and_the_log_is_not_flooded() {
         let limit = Limit::new(2);
         let logged = Cell::new(0);
-        let take = || limit.take(|| logged.set(logged.get() + 1));
+        let take = || limit.take(|_| logged.set(logged.get() + 1));
         let (first, second) = (take().unwrap(), take().unwrap());
         assert!(take().is_none() && take().is_none());
         assert_eq!(logged.get(), 1);

@@ -23,13 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::coop;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::decide::Protocol;
-use self::limit::{Limit, Occasional};
+use self::limit::{Limit, Occasional, Scarce};
 pub use self::names::Names;
 use self::pool::Pool;
 use self::respond::abort_by_default;
@@ -42,14 +43,17 @@ use crate::pods::{Pod, Serve};
 /// How long to leave a full machine alone before accepting again.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// How many connections to servers may be at rest, of one node.
+const MAX_RESTING: usize = 4096;
+
 /// Serves the connections of all pods.
 pub struct Proxy {
     /// The published targets.
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Dials for them.
     pub dialer: Arc<Dialer>,
-    /// How many connections of one netns may be open at a time.
-    pub connections_per_netns: usize,
+    /// How much may be open at a time.
+    pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Fires when no new connection is to be taken.
@@ -59,11 +63,22 @@ pub struct Proxy {
     /// Every task of the data plane.
     pub tasks: TaskTracker,
     pool: Arc<Pool>,
+    connections: Limit,
+    scarce: Scarce,
+}
+
+/// How much may be open at a time; more is reset.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections of one netns.
+    pub connections_per_netns: usize,
+    /// Bytes of memory that the process may use; `None`: as many as there are.
+    pub memory: Option<u64>,
 }
 
 impl Serve for Arc<Proxy> {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<StdListener>) {
-        let limit = Arc::new(Limit::new(self.connections_per_netns));
+        let limit = Arc::new(Limit::new(self.limits.connections_per_netns));
         for listener in listeners {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
@@ -82,22 +97,25 @@ impl Proxy {
     pub fn new(
         routes: watch::Receiver<Arc<Routes>>,
         dialer: Dialer,
-        connections_per_netns: usize,
+        limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (draining, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let pool = Arc::new(Pool::new(metrics.pooled_connections.clone()));
-        let tending = Arc::clone(&pool).tend(routes.clone());
-        tasks.spawn(draining.clone().run_until_cancelled_owned(tending));
+        let scarce = Scarce::new(limits.memory);
+        let resting = MAX_RESTING.min(scarce.connections() / 8);
+        let pool = Arc::new(Pool::new(resting, metrics.pooled_connections.clone()));
+        tasks.spawn(tend(Arc::clone(&pool), routes.clone(), draining.clone()));
         Self {
             routes,
             dialer: Arc::new(dialer),
-            connections_per_netns,
+            limits,
             metrics,
             draining,
             ending: CancellationToken::new(),
             tasks,
             pool,
+            connections: Limit::new(scarce.connections()),
+            scarce,
         }
     }
 
@@ -145,23 +163,54 @@ impl Proxy {
         stream: TcpStream,
         client: ClientAddr,
     ) {
-        let log = || {
-            let limit = self.connections_per_netns;
-            tracing::warn!(
-                netns = pod.name,
-                limit,
-                "too many open connections: more are reset (--connections-per-netns)"
-            );
-        };
-        let Some(place) = limit.take(log) else {
-            self.metrics.netns_limit.inc();
+        let Some(places) = self.places(pod, limit) else {
             abort_by_default(&stream);
             return;
         };
         let serving = connection::serve(Arc::clone(self), Arc::clone(pod), stream, client);
         self.tasks.spawn(async move {
             serving.await;
-            drop(place);
+            drop(places);
         });
     }
+
+    /// A place for one more connection among all, and among those of its netns.
+    fn places(&self, pod: &Pod, limit: &Limit) -> Option<[OwnedSemaphorePermit; 2]> {
+        let (netns, rejected) = (&*pod.name, &self.metrics.rejected);
+        let (counter, flag) = match self.scarce {
+            Scarce::OpenFiles(_) => (
+                &rejected.open_files,
+                "the limit of open files, RLIMIT_NOFILE",
+            ),
+            Scarce::Memory(_) => (&rejected.memory, "--memory-limit"),
+        };
+        let of_all = self.connections.take(|limit| {
+            tracing::warn!(
+                limit,
+                "too many open connections on this node: more are reset ({flag})"
+            );
+        });
+        let Some(of_all) = of_all else {
+            counter.inc();
+            return None;
+        };
+        let of_netns = limit.take(|limit| {
+            tracing::warn!(
+                netns,
+                limit,
+                "too many open connections: more are reset (--connections-per-netns)"
+            );
+        });
+        if of_netns.is_none() {
+            rejected.netns_limit.inc();
+        }
+        of_netns.map(|of_netns| [of_all, of_netns])
+    }
+}
+
+/// Looks after the connections at rest until the process drains. (Without tokio's budget, which many would exceed.)
+async fn tend(pool: Arc<Pool>, routes: watch::Receiver<Arc<Routes>>, draining: CancellationToken) {
+    let tending = coop::unconstrained(pool.tend(routes));
+    draining.run_until_cancelled(tending).await;
+    pool.close();
 }

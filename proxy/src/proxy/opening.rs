@@ -12,7 +12,7 @@ use super::upstream::Upstream;
 use crate::failure::{Failure, Reason};
 
 /// Most first messages at one go.
-const FIRST_READ: usize = 4096;
+pub(super) const FIRST_READ: usize = 4096;
 
 /// What was read before the relay, and what it told.
 pub(super) struct Opening {

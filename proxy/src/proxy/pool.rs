@@ -10,27 +10,28 @@ use std::time::Duration;
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::sync::watch;
+use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 
 use super::route::{Route, Routes};
 use crate::pods::Pod;
 use crate::tls::ServerStream;
 
-/// A connection stays with its endpoint: this is how long a pod goes on with one that its Service has no more, and how
-/// unevenly it spreads its requests. One handshake in this time is not worth saving.
+/// Counted from the handshake. A connection stays with its endpoint: this is how long a pod may go on with one that its
+/// Service has no more. (Of EndpointSlices we know: another route.) One handshake in this time is not worth saving.
 const MAX_AGE: Duration = Duration::from_secs(10);
 /// Common servers close a connection at rest after 5 s (Node.js, Apache) or later.
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// For one pod and target.
-const MAX_EACH: usize = 64;
-/// Of one node.
-const MAX_ALL: usize = 4096;
+const MAX_EACH: usize = 32;
 /// How often connections are looked after.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The connections at rest.
 pub(super) struct Pool {
     shelves: Mutex<Shelves>,
+    /// How many there may be.
+    limit: usize,
     size: IntGauge,
 }
 
@@ -38,6 +39,8 @@ pub(super) struct Pool {
 struct Shelves {
     by_key: HashMap<Key, Shelf>,
     size: usize,
+    /// Nothing is kept any more.
+    closed: bool,
 }
 
 /// Where the pod and the route are in memory: a shelf holds both, so that nothing else can be there.
@@ -77,8 +80,11 @@ impl Pooled {
         Self { stream, since }
     }
 
-    /// Whether the server has neither closed it nor said anything.
+    /// Whether the server has neither closed it nor said anything, as far as this task may look (tokio's budget).
     fn is_quiet(&mut self) -> bool {
+        if !coop::has_budget_remaining() {
+            return false;
+        }
         let mut byte = [0];
         let stream = Pin::new(&mut self.stream);
         let read = stream.poll_read(&mut nobody(), &mut ReadBuf::new(&mut byte));
@@ -86,7 +92,7 @@ impl Pooled {
     }
 
     /// Says goodbye, as far as that goes without waiting.
-    fn close(&mut self) {
+    pub(super) fn close(mut self) {
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut nobody());
     }
 }
@@ -96,10 +102,14 @@ fn nobody() -> Context<'static> {
 }
 
 impl Pool {
-    /// An empty one; `size` is its metric.
-    pub(super) fn new(size: IntGauge) -> Self {
+    /// An empty one, for so many; `size` is its metric.
+    pub(super) fn new(limit: usize, size: IntGauge) -> Self {
         let shelves = Mutex::default();
-        Self { shelves, size }
+        Self {
+            shelves,
+            limit,
+            size,
+        }
     }
 
     /// Whether [`Pool::take`] is likely to find one.
@@ -123,25 +133,27 @@ impl Pool {
     }
 
     /// Keeps a connection at rest, unless it is old, or there are many.
-    pub(super) fn put(&self, pod: &Arc<Pod>, route: &Arc<Route>, mut pooled: Pooled) {
+    pub(super) fn put(&self, pod: &Arc<Pod>, route: &Arc<Route>, pooled: Pooled) {
         let mut shelves = self.lock();
-        let size = shelves.size;
+        let shelf = shelves.by_key.get(&key(pod, route));
+        let full = shelf.is_some_and(|shelf| shelf.streams.len() >= MAX_EACH);
+        if full
+            || shelves.size >= self.limit
+            || shelves.closed
+            || pod.released.is_cancelled()
+            || pooled.since.elapsed() >= MAX_AGE
+        {
+            drop(shelves);
+            return pooled.close();
+        }
         let new = || Shelf {
             pod: Arc::clone(pod),
             route: Arc::clone(route),
             streams: Vec::new(),
         };
-        let streams = &mut shelves
-            .by_key
-            .entry(key(pod, route))
-            .or_insert_with(new)
-            .streams;
-        if pooled.since.elapsed() >= MAX_AGE || streams.len() >= MAX_EACH || size >= MAX_ALL {
-            pooled.close();
-            return;
-        }
+        let shelf = shelves.by_key.entry(key(pod, route)).or_insert_with(new);
         let put = Instant::now();
-        streams.push(Resting { put, pooled });
+        shelf.streams.push(Resting { put, pooled });
         self.resize(&mut shelves, |size| size + 1);
     }
 
@@ -150,9 +162,15 @@ impl Pool {
         self.retain(|shelf, _| !Arc::ptr_eq(&shelf.pod, pod));
     }
 
+    /// Closes all, and keeps none any more.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.retain(|_, _| false);
+    }
+
     /// Closes, again and again, what has been at rest for long, what its server has closed, and at once what belongs to a
     /// route that is no more.
-    pub(super) async fn tend(self: Arc<Self>, mut routes: watch::Receiver<Arc<Routes>>) {
+    pub(super) async fn tend(&self, mut routes: watch::Receiver<Arc<Routes>>) {
         loop {
             if let Ok(Err(_)) = timeout(TICK, routes.changed()).await {
                 // Nobody publishes any more: the process ends.
@@ -168,21 +186,20 @@ impl Pool {
     }
 
     fn retain(&self, keep: impl Fn(&Shelf, &mut Resting) -> bool) {
+        let mut gone = Vec::new();
         let mut shelves = self.lock();
         shelves.by_key.retain(|_, shelf| {
             let mut streams = std::mem::take(&mut shelf.streams);
-            for mut closed in streams.extract_if(.., |resting| !keep(shelf, resting)) {
-                closed.pooled.close();
-            }
+            gone.extend(streams.extract_if(.., |resting| !keep(shelf, resting)));
             shelf.streams = streams;
             !shelf.streams.is_empty()
         });
-        let left = shelves
-            .by_key
-            .values()
-            .map(|shelf| shelf.streams.len())
-            .sum();
-        self.resize(&mut shelves, |_| left);
+        self.resize(&mut shelves, |size| size - gone.len());
+        // Others need not wait for it.
+        drop(shelves);
+        for resting in gone {
+            resting.pooled.close();
+        }
     }
 
     fn resize(&self, shelves: &mut Shelves, to: impl FnOnce(usize) -> usize) {

@@ -27,8 +27,8 @@ pub(super) enum End {
     Client(io::Error),
     /// The upstream connection failed, or ended without close_notify.
     Upstream(io::Error),
-    /// The client is done, and the server's connection could serve another one.
-    AtRest,
+    /// The client is done, and the server has answered all; it was not told of the client's end.
+    Answered,
     /// Neither side sent a byte for as long as the policy allows.
     Idle,
 }
@@ -69,6 +69,8 @@ pub(super) struct Relay<'a> {
     pub(super) idle_timeout: Option<Duration>,
     /// Follows HTTP/1.1, so that the server's connection can be left at rest. It knows `first` and `greeting` already.
     pub(super) framing: Option<&'a mut Framing>,
+    /// The client wants no more than this answer.
+    pub(super) last: bool,
 }
 
 impl Relay<'_> {
@@ -83,6 +85,7 @@ impl Relay<'_> {
             received,
             idle_timeout,
             mut framing,
+            last,
             ..
         } = self;
         let mut up = Direction::new(self.first);
@@ -126,9 +129,12 @@ impl Relay<'_> {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
                 let held = hold && up.at_end();
-                let over = |framing: &&mut Framing| framing.at_rest() && (held || framing.last);
-                if down.is_idle() && framing.as_ref().is_some_and(over) {
-                    return Poll::Ready(End::AtRest);
+                let over = |framing: &&mut Framing| {
+                    hold && down.is_idle()
+                        && (held && framing.at_rest() || last && framing.is_answered())
+                };
+                if framing.as_ref().is_some_and(over) {
+                    return Poll::Ready(End::Answered);
                 }
                 if !held {
                     return Poll::Pending;

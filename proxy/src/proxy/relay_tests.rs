@@ -98,6 +98,7 @@ fn begun<'a>(first: Vec<u8>, greeting: Vec<u8>, sent: &'a Tally, received: &'a T
         received,
         idle_timeout: None,
         framing: None,
+        last: false,
     }
 }
 

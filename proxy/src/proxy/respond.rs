@@ -118,7 +118,7 @@ async fn http1(client: &mut TcpStream, head: bool, Answer { status, text }: Answ
 }
 
 /// Closing with unread data would send RST, and the client could lose the answer (RFC 9112 section 9.6).
-async fn linger(mut client: TcpStream) {
+pub(super) async fn linger(mut client: TcpStream) {
     let read_rest = async {
         client.shutdown().await?;
         let mut rest = (&mut client).take(MAX_DISCARDED);

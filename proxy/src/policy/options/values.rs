@@ -118,7 +118,8 @@ pub(super) const TABLE: &[Entry] = &[
         values: on_or_off,
         default: "on",
         meaning: "On: a TLS connection that an HTTP/1 client has left, all its requests answered, serves the next \
-                  client of the same pod for up to 10 s. Off: each client has its own.",
+                  client of the same pod, until 10 s after its handshake; the server is not told of `Connection: \
+                  close`. Off: each client has its own; for servers that leave bodies unread without closing.",
         read: |value, options| {
             options.unpooled = !on(value)?;
             Ok(())

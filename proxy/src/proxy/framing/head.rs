@@ -3,9 +3,8 @@
 use httparse::{EMPTY_HEADER, Header, Request, Response, Status};
 
 use super::GiveUp;
+use crate::proxy::head::MAX_FIELDS;
 
-/// Heads with more fields are given up.
-const MAX_FIELDS: usize = 100;
 const AUTHENTICATION: [&str; 4] = [
     "Authorization",
     "WWW-Authenticate",
@@ -18,9 +17,11 @@ const AUTHENTICATION: [&str; 4] = [
 pub(super) struct Head {
     pub(super) bytes: usize,
     pub(super) body: Body,
+    /// From here on the connection is this client's own.
+    pub(super) own: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
     Length(u64),
     Chunked,
@@ -33,19 +34,20 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<(Head, bool)>, GiveUp> {
     let Status::Complete(length) = request.parse(bytes).map_err(|_| GiveUp)? else {
         return Ok(None);
     };
-    let fields = Fields::read(&bytes[..length], request.version, request.headers)?;
-    if fields.upgrade || request.method == Some("CONNECT") {
+    let fields = Fields::read(request.headers)?;
+    let method = request.method.unwrap_or_default();
+    if fields.upgrade || method == "CONNECT" {
         return Err(GiveUp);
     }
-    let body = fields.body()?.unwrap_or(Body::Length(0));
-    let is_head = request.method == Some("HEAD");
-    Ok(Some((
-        Head {
-            bytes: length,
-            body,
-        },
-        is_head,
-    )))
+    let body = fields.body().unwrap_or(Body::Length(0));
+    // A body where none has a meaning is not read by every server.
+    let expected = ["POST", "PUT", "PATCH"].contains(&method) || body == Body::Length(0);
+    let head = Head {
+        bytes: length,
+        body,
+        own: fields.own || !expected || is_doubtful(&bytes[..length], request.version),
+    };
+    Ok(Some((head, method == "HEAD")))
 }
 
 /// A response's head, and whether another one follows for the same request; none if it is not complete.
@@ -55,28 +57,37 @@ pub(super) fn response(bytes: &[u8], to_head: bool) -> Result<Option<(Head, bool
     let Status::Complete(length) = response.parse(bytes).map_err(|_| GiveUp)? else {
         return Ok(None);
     };
-    let fields = Fields::read(&bytes[..length], response.version, response.headers)?;
+    let fields = Fields::read(response.headers)?;
     let status = response.code.unwrap_or_default();
-    let framed = fields.body()?;
+    let framed = fields.body();
+    let empty = framed.is_none_or(|body| body == Body::Length(0));
     // RFC 9112 section 6.3.
     let body = match (status, framed) {
         (101, _) => return Err(GiveUp),
-        (100..200 | 204, None | Some(Body::Length(0))) => Body::Length(0),
-        (100..200 | 204, _) => return Err(GiveUp),
-        (304, _) => Body::Length(0),
+        (100..200 | 204 | 304, _) => Body::Length(0),
         _ if to_head => Body::Length(0),
         // Until the connection ends.
         (_, None) => return Err(GiveUp),
         (_, Some(body)) => body,
     };
     let interim = (100..200).contains(&status);
-    Ok(Some((
-        Head {
-            bytes: length,
-            body,
-        },
-        interim,
-    )))
+    let unexpected = (interim || status == 204) && !empty;
+    let head = Head {
+        bytes: length,
+        body,
+        own: fields.own || unexpected || is_doubtful(&bytes[..length], response.version),
+    };
+    Ok(Some((head, interim)))
+}
+
+/// Whether a head has what the parser takes and others may not: line ends before it, bare LF, tabs. In HTTP/1.0, and with a
+/// method in lower case, a connection's end is uncertain.
+fn is_doubtful(head: &[u8], version: Option<u8>) -> bool {
+    let bare = |two: &[u8]| two[0] != b'\r' && two[1] == b'\n';
+    version != Some(1)
+        || !head[0].is_ascii_uppercase()
+        || head.contains(&b'\t')
+        || head.windows(2).any(bare)
 }
 
 /// What of a head matters here.
@@ -85,54 +96,56 @@ struct Fields {
     content_length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    /// See [`Head`].
+    own: bool,
 }
 
 impl Fields {
-    fn read(head: &[u8], version: Option<u8>, headers: &[Header]) -> Result<Self, GiveUp> {
-        let bare = |two: &[u8]| two[0] != b'\r' && two[1] == b'\n';
-        // The parser takes line ends before a message, and bare LF.
-        if version != Some(1) || !head[0].is_ascii_graphic() || head.windows(2).any(bare) {
-            return Err(GiveUp);
-        }
+    fn read(headers: &[Header]) -> Result<Self, GiveUp> {
         let mut fields = Self::default();
         for Header { name, value } in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             let mut elements = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             if is("Content-Length") {
-                let before = fields.content_length.replace(number(value, 10)?);
-                give_up_if(before.is_some())?;
+                let length = number(value, 10)?;
+                match fields.content_length.replace(length) {
+                    Some(before) if before != length => return Err(GiveUp),
+                    before => fields.own |= before.is_some(),
+                }
             } else if is("Transfer-Encoding") {
-                give_up_if(fields.chunked || !value.eq_ignore_ascii_case(b"chunked"))?;
+                let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+                // The last coding is what counts.
+                if !elements.next_back().is_some_and(chunked) {
+                    return Err(GiveUp);
+                }
+                fields.own |= fields.chunked || !chunked(value);
                 fields.chunked = true;
             } else if is("Connection") {
-                give_up_if(elements.any(|token| token.eq_ignore_ascii_case(b"close")))?;
+                fields.own |= elements.any(|token| token.eq_ignore_ascii_case(b"close"));
             } else if AUTHENTICATION.iter().any(|name| is(name)) {
-                give_up_if(elements.any(is_of_connection))?;
+                fields.own |= elements.any(is_of_connection);
             }
+            fields.own |= is("Expect");
             fields.upgrade |= is("Upgrade");
         }
+        fields.own |= fields.chunked && fields.content_length.is_some();
         Ok(fields)
     }
 
-    fn body(&self) -> Result<Option<Body>, GiveUp> {
-        match (self.chunked, self.content_length) {
-            (true, None) => Ok(Some(Body::Chunked)),
-            (true, Some(_)) => Err(GiveUp),
-            (false, length) => Ok(length.map(Body::Length)),
+    fn body(&self) -> Option<Body> {
+        let length = self.content_length.map(Body::Length);
+        if self.chunked {
+            Some(Body::Chunked)
+        } else {
+            length
         }
     }
-}
-
-fn give_up_if(condition: bool) -> Result<(), GiveUp> {
-    if condition { Err(GiveUp) } else { Ok(()) }
 }
 
 /// Whether a challenge's or a credential's scheme authenticates the connection and not the request (RFC 4559; MS-NTHT).
 fn is_of_connection(element: &[u8]) -> bool {
-    let scheme = element
-        .split(|byte| *byte == b' ')
-        .next()
-        .unwrap_or_default();
+    let scheme = element.split(u8::is_ascii_whitespace).next();
+    let scheme = scheme.unwrap_or_default();
     [&b"NTLM"[..], b"Negotiate"]
         .iter()
         .any(|name| scheme.eq_ignore_ascii_case(name))
