@@ -88,9 +88,12 @@ impl Agent {
         if self.readiness.missing().is_empty() && self.epoch.tell_ready(&mut self.maps)? {
             // Not before: an agent before us may serve what we failed to enrol.
             self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
-            if let Some(cluster) = self.cluster.as_ref().filter(|_| self.remove_taint) {
+            if let Some(cluster) = &self.cluster {
+                tokio::spawn(self.boot_guard.clone().settle(self.readiness.clone()));
                 let (client, node) = (cluster.client.clone(), cluster.node.clone());
-                tokio::spawn(taint::remove(client, node));
+                if self.remove_taint {
+                    tokio::spawn(taint::remove(client, node));
+                }
             }
         }
         Ok(())

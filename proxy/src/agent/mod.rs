@@ -3,6 +3,7 @@
 
 mod apply;
 mod audit;
+mod boot_guard;
 mod events;
 mod handover;
 mod inputs;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
 use self::audit::Audit;
+use self::boot_guard::BootGuard;
 use self::inputs::{Cluster, Inputs};
 use self::linger::Linger;
 pub use self::options::Options;
@@ -73,6 +75,7 @@ pub fn run(options: Options) -> Result<()> {
         .build()?
         .block_on(async {
             let (pins, cache) = (options.pins.clone(), options.cache.clone());
+            let units = options.boot_guard.clone();
             let mut agent = Agent::start(options).await?;
             let mut signals = Signals::new()?;
             let result = agent.follow(&mut signals).await;
@@ -83,7 +86,7 @@ pub fn run(options: Options) -> Result<()> {
             }
             if own.is_some_and(|own| own.is_terminating()) {
                 tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
-                uninstall::remove(&pins, &cache)?;
+                uninstall::remove(&pins, &cache, units.as_deref())?;
             }
             result
         })
@@ -150,6 +153,7 @@ struct Agent {
     live: Live,
     starting: Option<Pending>,
     remove_taint: bool,
+    boot_guard: BootGuard,
     since: Instant,
 }
 
@@ -245,6 +249,7 @@ impl Agent {
             live,
             starting: Some(starting),
             remove_taint: options.remove_taint,
+            boot_guard: BootGuard::new(&options),
             since: Instant::now(),
         };
         // First of all, before any connect: a policy must never lock us out ourselves.
