@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::Mode;
 use tokio::time::Instant;
 
-use super::{Agent, taint};
+use super::{Agent, BPFFS, taint};
 use crate::pods::netns::current_cookie;
-use crate::redirect::{Charge, Epoch, remove_foreign};
+use crate::redirect::{Charge, Epoch, OnNode, look, remove_foreign};
 
 /// How long an agent may take to be ready while another serves.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +18,7 @@ impl Agent {
     pub(super) async fn keep_charge(&mut self) -> Result<bool> {
         match self.epoch.charge(&self.maps)? {
             Charge::Ours => {
+                self.follow_bpffs();
                 if self.publish_again.is_some_and(|at| at <= Instant::now()) {
                     self.publish();
                 }
@@ -97,6 +98,39 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Pins what is pinned again if the node has another bpffs now: whoever comes after us looks there.
+    fn follow_bpffs(&mut self) {
+        if self.cluster.is_none() {
+            return;
+        }
+        let problem = match look(&self.base, &self.epoch) {
+            Ok(OnNode::AsEver) => None,
+            Ok(OnNode::NoBpffs) => Some(format!(
+                "that of {} is unmounted on the node, and what is in force ends with this agent: `mount -t bpf -o \
+                 mode=700 bpf /sys/fs/bpf` there, before anything else",
+                self.base.display()
+            )),
+            Ok(OnNode::Another) => match self.redirect.follow(&self.base, &mut self.epoch) {
+                Ok(()) => {
+                    self.pods.follow(&self.redirect);
+                    tracing::warn!("the node has another bpffs: all is pinned there again");
+                    None
+                }
+                Err(error) => Some(format!("the node has another bpffs: {error:#}")),
+            },
+            // Whoever started us is of no mount namespace that we may see.
+            Err(_) => None,
+        };
+        match problem {
+            None => self.readiness.clear(BPFFS),
+            Some(problem) => {
+                if self.readiness.set_problem(BPFFS, &problem) {
+                    tracing::error!(problem, "bpffs");
+                }
+            }
+        }
     }
 
     pub(super) fn in_charge(&self) -> bool {

@@ -62,6 +62,7 @@ pub(crate) const NETNS: &str = "network namespaces";
 pub(crate) const TARGETS: &str = "targets";
 pub(crate) const AGENT: &str = "agent";
 pub(crate) const MANIFESTS: &str = "manifests";
+pub(crate) const BPFFS: &str = "bpffs";
 
 /// Runs the agent until a signal ends it.
 ///
@@ -79,6 +80,7 @@ pub fn run(options: Options) -> Result<()> {
             let mut agent = Agent::start(options).await?;
             let mut signals = Signals::new()?;
             let result = agent.follow(&mut signals).await;
+            let pins = agent.redirect.moved_base().map_or(pins, Path::to_owned);
             let own = agent.cluster.as_ref().map(Cluster::own_namespace);
             agent.drain(&mut signals).await;
             if own.is_some() && result.is_ok() && !signals.told {
@@ -154,6 +156,8 @@ struct Agent {
     starting: Option<Pending>,
     remove_taint: bool,
     boot_guard: BootGuard,
+    /// As `--pins` says.
+    base: PathBuf,
     since: Instant,
 }
 
@@ -250,6 +254,7 @@ impl Agent {
             starting: Some(starting),
             remove_taint: options.remove_taint,
             boot_guard: BootGuard::new(&options),
+            base: options.pins,
             since: Instant::now(),
         };
         // First of all, before any connect: a policy must never lock us out ourselves.

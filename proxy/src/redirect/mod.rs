@@ -9,6 +9,7 @@ mod lookup;
 mod maps;
 mod pins;
 mod programs;
+mod remount;
 mod view;
 
 pub use canary::run_child as run_canary_child;
@@ -21,6 +22,7 @@ pub use pins::{
     remove as remove_pins, remove_foreign,
 };
 pub use programs::{Effect, PROGRAMS, Redirect, default_cgroup, is_cgroup2};
+pub use remount::{OnNode, look};
 pub use view::EbpfView;
 
 /// The eBPF objects, embedded by build.rs; empty in a build without a BPF toolchain.

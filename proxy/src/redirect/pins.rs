@@ -161,7 +161,7 @@ fn remove_pin(path: &Path) -> bool {
 }
 
 /// Files (links and maps, symbolic links too), and directories from the outermost in.
-fn walk(directory: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+pub(super) fn walk(directory: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
     let mut next = 0;
     while let Some(directory) = directories.get(next).cloned() {

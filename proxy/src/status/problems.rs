@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::report::{
     AgentState, Exec, ExecState, NetnsState, Problem, Program, Status, Target, TargetState,
 };
-use crate::agent::{AGENT, MANIFESTS, NETNS, TARGETS};
+use crate::agent::{AGENT, BPFFS, MANIFESTS, NETNS, TARGETS};
 use crate::failure::Reason;
 use crate::metrics::Audited;
 use crate::policy::{Condition, PolicyStatus};
@@ -86,6 +86,10 @@ pub(super) fn of_agent(missing: &[(String, Option<String>)]) -> Vec<Problem> {
         (TARGETS, Some(text)) => Problem::new(
             format!("targets can't be published: {text}: what was in force before still is"),
             "correct what it names; the next change of the manifests tries again",
+        ),
+        (BPFFS, Some(text)) => Problem::new(
+            format!("{name}: {text}"),
+            "until then, neither end nor replace the agent",
         ),
         (_, Some(text)) => Problem::new(format!("{name}: {text}"), "see the agent's log"),
     };
