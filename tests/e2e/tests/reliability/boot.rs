@@ -129,6 +129,8 @@ pub(crate) const BPFFS_MOUNTED_ANEW: Row = Row {
                 .unwrap()
                 .success()
         });
+        // A DaemonSet ends an agent that is not Ready at once.
+        settle(load);
         ours(&["rollout", "restart", AGENTS]);
         ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
         settle(load);
@@ -136,10 +138,7 @@ pub(crate) const BPFFS_MOUNTED_ANEW: Row = Row {
         sleep(Duration::from_secs(2));
         load.answers(50);
         let status = nodetls::status("node1");
-        assert!(
-            status.contains("no problems") || !status.contains("bpffs"),
-            "{status}"
-        );
+        assert!(status.contains("all is well"), "{status}");
     },
 };
 

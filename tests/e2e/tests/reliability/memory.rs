@@ -10,7 +10,7 @@ use nodetls_e2e::wait;
 use crate::agent::{agents, new_agent, settle};
 use crate::{Allowed, Row};
 
-/// What the container may use more than it does, and what is asked for beside it.
+/// What the container may use more than it does.
 const ROOM: u64 = 4 << 20;
 
 pub(crate) const OUT_OF_MEMORY: Row = Row {
@@ -25,14 +25,15 @@ pub(crate) const OUT_OF_MEMORY: Row = Row {
         let used: u64 = read(&cgroup.join(usage)).trim().parse().unwrap();
         // The limit goes with the container: the next one has a cgroup of its own.
         fs::write(cgroup.join(limit), (used + ROOM).to_string()).unwrap();
-        // `tail` keeps what has no line's end. It can't be killed for it, so the agent is.
-        let hog = r#"echo -1000 >/proc/self/oom_score_adj && echo $$ >"$0" && head -c "$1" /dev/zero | tail >/dev/null"#;
+        fs::write(format!("/proc/{}/oom_score_adj", agent[0]), "1000").unwrap();
+        // `tail` keeps what has no line's end: more than there is room for, even if the agent's program leaves it.
+        let hog = r#"echo $$ >"$0" && head -c "$1" /dev/zero | tail >/dev/null"#;
         let procs = cgroup.join("cgroup.procs");
         let mut hog_of = Command::new("sh");
         hog_of
             .args(["-c", hog])
             .arg(procs)
-            .arg((2 * ROOM).to_string());
+            .arg((used + 2 * ROOM).to_string());
         let mut hog = hog_of.spawn().unwrap();
         wait("it is killed", || {
             !Path::new(&format!("/proc/{}", agent[0])).exists()
