@@ -109,7 +109,6 @@ pub(crate) const BPFFS_MOUNTED_ANEW: Row = Row {
     fault: "The node's bpffs is unmounted and another one mounted, then the agents are replaced",
     allowed: Allowed::Nothing,
     test: |load| {
-        new_agent();
         assert!(
             on_node("node1", &["umount", "/sys/fs/bpf"])
                 .status()
