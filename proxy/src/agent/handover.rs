@@ -100,7 +100,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Pins what is pinned again if the node has another bpffs now: whoever comes after us looks there.
+    /// Pins what is pinned again if the node has another bpffs now: whoever comes after us looks there. Until it has one we
+    /// stay ready: a DaemonSet would end us if we were not, and that would end what is in force.
     fn follow_bpffs(&mut self) {
         if self.cluster.is_none() {
             return;
@@ -108,8 +109,8 @@ impl Agent {
         let problem = match look(&self.base, &self.epoch) {
             Ok(OnNode::AsEver) => None,
             Ok(OnNode::NoBpffs) => Some(format!(
-                "that of {} is unmounted on the node, and what is in force ends with this agent: `mount -t bpf -o \
-                 mode=700 bpf /sys/fs/bpf` there, before anything else",
+                "the bpffs of {} is unmounted on the node, and what is in force ends with this agent; mount it there \
+                 before the agent ends: `mount -t bpf -o mode=700 bpf /sys/fs/bpf`",
                 self.base.display()
             )),
             Ok(OnNode::Another) => match self.redirect.follow(&self.base, &mut self.epoch) {
@@ -118,19 +119,29 @@ impl Agent {
                     tracing::warn!("the node has another bpffs: all is pinned there again");
                     None
                 }
-                Err(error) => Some(format!("the node has another bpffs: {error:#}")),
+                Err(error) => Some(format!(
+                    "the node has another bpffs, and what is in force ends with this agent: {error:#}; see to that bpffs"
+                )),
             },
-            // Whoever started us is of no mount namespace that we may see.
-            Err(_) => None,
+            Err(error) => {
+                // Who started us may be of no mount namespace that we may see.
+                tracing::debug!(%error, "the node's bpffs can't be looked at");
+                None
+            }
         };
-        match problem {
-            None => self.readiness.clear(BPFFS),
+        self.tell_of_bpffs(problem);
+    }
+
+    fn tell_of_bpffs(&self, problem: Option<String>) {
+        match &problem {
+            None => self.readiness.clear_note(BPFFS),
             Some(problem) => {
-                if self.readiness.set_problem(BPFFS, &problem) {
-                    tracing::error!(problem, "bpffs");
+                if self.readiness.set_note(BPFFS, problem) {
+                    tracing::error!("{problem}");
                 }
             }
         }
+        self.live.update(|facts| facts.bpffs = problem);
     }
 
     pub(super) fn in_charge(&self) -> bool {

@@ -62,7 +62,7 @@ pub(crate) const NETNS: &str = "network namespaces";
 pub(crate) const TARGETS: &str = "targets";
 pub(crate) const AGENT: &str = "agent";
 pub(crate) const MANIFESTS: &str = "manifests";
-pub(crate) const BPFFS: &str = "bpffs";
+const BPFFS: &str = "bpffs";
 
 /// Runs the agent until a signal ends it.
 ///

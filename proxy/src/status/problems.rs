@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::report::{
     AgentState, Exec, ExecState, NetnsState, Problem, Program, Status, Target, TargetState,
 };
-use crate::agent::{AGENT, BPFFS, MANIFESTS, NETNS, TARGETS};
+use crate::agent::{AGENT, MANIFESTS, NETNS, TARGETS};
 use crate::failure::Reason;
 use crate::metrics::Audited;
 use crate::policy::{Condition, PolicyStatus};
@@ -87,22 +87,18 @@ pub(super) fn of_agent(missing: &[(String, Option<String>)]) -> Vec<Problem> {
             format!("targets can't be published: {text}: what was in force before still is"),
             "correct what it names; the next change of the manifests tries again",
         ),
-        (BPFFS, Some(text)) => Problem::new(
-            format!("{name}: {text}"),
-            "until then, neither end nor replace the agent",
-        ),
         (_, Some(text)) => Problem::new(format!("{name}: {text}"), "see the agent's log"),
     };
     missing.iter().map(problem).collect()
 }
 
-/// Why the objects in force may be old; each names its cure.
-pub(super) fn of_source(out_of_step: &[String]) -> Vec<Problem> {
+/// Why the objects in force may be old, or what is pinned may go; each names its cure.
+pub(super) fn with_cure(texts: &[String]) -> Vec<Problem> {
     let problem = |text: &String| match text.rsplit_once("; ") {
         Some((what, cure)) => Problem::new(what, cure),
         None => Problem::new(text, "see the agent's log"),
     };
-    out_of_step.iter().map(problem).collect()
+    texts.iter().map(problem).collect()
 }
 
 /// With which servers there is no TLS.
