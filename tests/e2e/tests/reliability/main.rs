@@ -59,8 +59,8 @@ const ROWS: [&Row; 15] = [
     &node::CONTAINERD_RESTARTED,
     &node::SHORT_PODS,
     &boot::BPFFS_MOUNTED_ANEW,
-    &boot::WITH_GUARD,
     &boot::WITHOUT_GUARD,
+    &boot::WITH_GUARD,
 ];
 
 fn main() -> ExitCode {
