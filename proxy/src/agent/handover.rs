@@ -91,8 +91,8 @@ impl Agent {
             self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
             if let Some(cluster) = &self.cluster {
                 tokio::spawn(self.boot_guard.clone().settle(self.readiness.clone()));
-                let (client, node) = (cluster.client.clone(), cluster.node.clone());
                 if self.remove_taint {
+                    let (client, node) = (cluster.client.clone(), cluster.node.clone());
                     tokio::spawn(taint::remove(client, node));
                 }
             }
