@@ -95,6 +95,8 @@ pub struct Access {
     pub cipher: Option<&'static str>,
     /// Whether the TLS session was resumed.
     pub resumed: Option<bool>,
+    /// Whether the server's connection had served another client before.
+    pub reused: Option<bool>,
     /// Plaintext bytes from the client to the Service so far.
     pub sent_bytes: u64,
     /// Plaintext bytes from the Service to the client so far.
@@ -125,6 +127,7 @@ impl Access {
             tls_version: None,
             cipher: None,
             resumed: None,
+            reused: None,
             sent_bytes: 0,
             received_bytes: 0,
             start: Instant::now(),
@@ -179,6 +182,7 @@ impl Drop for Access {
                     tls_version = self.tls_version,
                     cipher = self.cipher,
                     resumed = self.resumed,
+                    reused = self.reused,
                     sent_bytes = self.sent_bytes,
                     received_bytes = self.received_bytes,
                     duration_ms,

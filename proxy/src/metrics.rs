@@ -57,6 +57,8 @@ pub struct Metrics {
     pub accept_errors: IntCounter,
     /// Redirected connections whose id or port belongs to no target.
     pub unknown_targets: IntCounter,
+    /// Connections to servers that are at rest.
+    pub pooled_connections: IntGauge,
     /// Redirected connections of a netns that has too many open ones.
     pub netns_limit: IntCounter,
 }
@@ -164,6 +166,10 @@ impl Metrics {
             unknown_targets: all.counter(
                 "unknown_target_connections_total",
                 "Redirected connections that claimed a target that does not exist; reset.",
+            )?,
+            pooled_connections: all.gauge(
+                "pooled_connections",
+                "Connections to servers that HTTP/1 clients have left at rest, for the next client of the same pod.",
             )?,
             netns_limit: rejected.with_label_values(&["netns_limit"]),
             targets: Mutex::default(),

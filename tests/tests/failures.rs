@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use nodetls_tests::{
-    ADDRESS, CLUSTER_IP, Ca, HOST, URL, World, config_map, occurrences, policy, service,
-    without_ready_endpoint,
+    ADDRESS, CLUSTER_IP, Ca, HOST, URL, World, config_map, occurrences, policy, policy_with,
+    service, without_ready_endpoint,
 };
 
 /// Every reason has a test in `reasons/`; here is what is the same for all.
@@ -151,7 +151,13 @@ fn turned_to(world: &World, address: &str) -> String {
 
 #[test]
 fn ten_thousand_connections_while_the_ca_is_replaced() {
-    let (mut world, ca) = World::with_echo();
+    let (mut world, ca) = World::without_agent();
+    // A handshake for each of them.
+    world.manifest(
+        "policy.yaml",
+        &policy_with(HOST, &[("http-pooling", "off")]),
+    );
+    world.start_agent();
     let mut results = [String::new(), String::new()];
     let wire = world.capture(|world| {
         let good = config_map("example-ca", &ca.pem);

@@ -28,6 +28,7 @@ pub(super) struct TargetFamilies {
     received: IntCounterVec,
     sent: IntCounterVec,
     passthrough: IntCounterVec,
+    reused: IntCounterVec,
 }
 
 impl TargetFamilies {
@@ -77,6 +78,11 @@ impl TargetFamilies {
                 "Client connections passed through untouched.",
                 &with(&["reason"]),
             )?,
+            reused: all.counters(
+                "reused_connections_total",
+                "HTTP/1 client connections that went on a server connection which another client had left at rest.",
+                &service,
+            )?,
         })
     }
 }
@@ -95,6 +101,8 @@ pub struct TargetMetrics {
     pub received_bytes: IntCounter,
     /// Plaintext bytes from the client to the Service.
     pub sent_bytes: IntCounter,
+    /// Client connections that went on a server connection which was there.
+    pub reused: IntCounter,
 }
 
 /// The series that come into being with the first event they count.
@@ -122,6 +130,7 @@ impl TargetMetrics {
             open: families.open.with_label_values(&labels),
             received_bytes: families.received.with_label_values(&labels),
             sent_bytes: families.sent.with_label_values(&labels),
+            reused: families.reused.with_label_values(&labels),
             families: families.clone(),
             labels,
         }
@@ -221,6 +230,7 @@ impl TargetMetrics {
             &families.closed,
             &families.received,
             &families.sent,
+            &families.reused,
         ] {
             let _ = counters.remove_label_values(&self.labels);
         }

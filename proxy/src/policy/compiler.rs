@@ -15,7 +15,7 @@ use super::endpoints::Slices;
 use super::service::{ClusterIps, View};
 use super::snapshot::{ObjectName, Snapshot, Target};
 use super::status::PolicyStatus;
-use super::{Compiled, Installation, Objects, Policy, conflict, opted_out};
+use super::{Compiled, Installation, Objects, Policy, conflict, opted_out, parallel, read};
 
 /// Compiles again and again, at the cost of what has changed. Each result is what [`compile`](super::compile) gives for
 /// the same objects.
@@ -53,16 +53,19 @@ impl Compiler {
         self.follow_slices(objects, &mut services);
         let addresses = self.attach(&services, &mut policies);
         self.settle(addresses, &services, &mut policies);
-        for name in policies {
-            let status = match (self.policies.get(&name), self.seen.policies.get(&name)) {
-                (Some(policy), _) => self.status(policy),
-                (None, Some(left_alone)) => opted_out(&name, left_alone),
-                (None, None) => {
-                    self.statuses.remove(&name);
-                    continue;
-                }
-            };
-            self.statuses.insert(name, Arc::new(status));
+        let policies: Vec<_> = policies.into_iter().collect();
+        let statuses = parallel::map(&policies, |name| {
+            match (self.policies.get(name), self.seen.policies.get(name)) {
+                (Some(policy), _) => Some(self.status(policy)),
+                (None, Some(left_alone)) => Some(opted_out(name, left_alone)),
+                (None, None) => None,
+            }
+        });
+        for (name, status) in policies.into_iter().zip(statuses) {
+            match status {
+                Some(status) => _ = self.statuses.insert(name, Arc::new(status)),
+                None => _ = self.statuses.remove(&name),
+            }
         }
         self.authorities.forget_unused();
         Compiled {
@@ -92,7 +95,13 @@ impl Compiler {
             let naming = self.policies.values().filter(|policy| named(policy));
             policies.extend(naming.map(|policy| policy.name.clone()));
         }
-        for name in policies.iter() {
+        let names: Vec<_> = policies.iter().collect();
+        let all = parallel::map(&names, |name| {
+            let policy = objects.policies.get(*name);
+            let policy = policy.filter(|policy| !policy.is_opted_out())?;
+            Some((policy, read(policy)))
+        });
+        for (name, read) in names.into_iter().zip(all) {
             if let Some(before) = self.policies.remove(name) {
                 for service in before.services() {
                     if let Some(claimants) = self.claimants.get_mut(&service) {
@@ -101,12 +110,11 @@ impl Compiler {
                     services.insert(service);
                 }
             }
-            let policy = objects.policies.get(name);
-            let Some(policy) = policy.filter(|policy| !policy.is_opted_out()) else {
+            let Some((policy, read)) = read else {
                 continue;
             };
             let (authorities, installation) = (&mut self.authorities, &self.installation);
-            let policy = Policy::new(name, policy, authorities, objects, installation);
+            let policy = Policy::new(name, policy, read, authorities, objects, installation);
             for service in policy.services() {
                 let claimants = self.claimants.entry(service.clone()).or_default();
                 claimants.insert(name.clone());
@@ -149,8 +157,18 @@ impl Compiler {
         services: &BTreeSet<ObjectName>,
         policies: &mut BTreeSet<ObjectName>,
     ) -> Vec<SocketAddr> {
+        let names: Vec<_> = services.iter().collect();
+        let attached = parallel::map(&names, |name| {
+            let service = self.seen.services.get(*name)?;
+            let claimants = self.claimants_of(name).collect::<Vec<_>>();
+            if claimants.is_empty() {
+                return None;
+            }
+            let view = View::new(name, service, &self.cluster_ips, &self.slices);
+            Some(Attached::new(view, claimants, &self.slices))
+        });
         let mut addresses = Vec::new();
-        for name in services {
+        for (name, attached) in names.into_iter().zip(attached) {
             let before = self.attached.remove(name).map(|before| before.targets);
             for (address, target) in before.into_iter().flatten() {
                 addresses.push(address);
@@ -158,18 +176,13 @@ impl Compiler {
                     claims.retain(|claim| !Arc::ptr_eq(claim, &target));
                 }
             }
-            let claimants = self.claimants.get(name).into_iter().flatten();
-            let claimants: Vec<_> = claimants.filter_map(|p| self.policies.get(p)).collect();
-            if claimants.is_empty() {
+            policies.extend(self.claimants_of(name).map(|policy| policy.name.clone()));
+            if self.claimants.get(name).is_some_and(HashSet::is_empty) {
                 self.claimants.remove(name);
-                continue;
             }
-            policies.extend(claimants.iter().map(|policy| policy.name.clone()));
-            let Some(service) = self.seen.services.get(name) else {
+            let Some(attached) = attached else {
                 continue;
             };
-            let view = View::new(name, service, &self.cluster_ips, &self.slices);
-            let attached = Attached::new(view, claimants, &self.slices);
             for (address, target) in &attached.targets {
                 addresses.push(*address);
                 let claims = self.claims.entry(*address).or_default();
@@ -178,6 +191,12 @@ impl Compiler {
             self.attached.insert(name.clone(), attached);
         }
         addresses
+    }
+
+    /// The policies that name a Service.
+    fn claimants_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Policy>> {
+        let claimants = self.claimants.get(service).into_iter().flatten();
+        claimants.filter_map(|policy| self.policies.get(policy))
     }
 
     /// Decides what is in effect on these addresses. Another Service that has one of them may be refused now, or not any

@@ -14,6 +14,7 @@ mod external;
 mod fields;
 mod objects;
 mod options;
+mod parallel;
 mod rules;
 mod service;
 mod snapshot;
@@ -94,14 +95,15 @@ struct Policy {
 }
 
 impl Policy {
+    /// `spec` and `warnings` are what [`read`] gives.
     fn new(
         name: &ObjectName,
         policy: &BackendTlsPolicy,
+        (mut spec, warnings): (Spec, Vec<String>),
         authorities: &mut Authorities,
         objects: &Objects,
         installation: &Installation,
     ) -> Self {
-        let mut spec = validate::read(&policy.spec);
         if !installation.insecure_validation {
             spec.forbid_insecure_validation();
         }
@@ -137,7 +139,7 @@ impl Policy {
             created: created.map(|time| time.0),
             cas: cas.collect(),
             spec,
-            warnings: warnings(policy),
+            warnings,
             plan,
             resolved_refs: condition,
         }
@@ -152,8 +154,8 @@ impl Policy {
     }
 }
 
-/// What is no mistake in the spec, but has no effect.
-fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
+/// What a policy says, and what of it is no mistake but has no effect.
+fn read(policy: &BackendTlsPolicy) -> (Spec, Vec<String>) {
     let mut warnings = unknown::unknown_fields(&policy.spec);
     if let Some(value) = policy.redirect().filter(|value| *value != ENABLED) {
         let value = status::quoted(value);
@@ -162,5 +164,5 @@ fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
              alone"
         ));
     }
-    warnings
+    (validate::read(&policy.spec), warnings)
 }

@@ -42,6 +42,8 @@ pub struct Options {
     pub handshake_timeout: Option<Duration>,
     /// How long neither side may send a byte; `None`: for ever.
     pub idle_timeout: Option<Duration>,
+    /// HTTP/1 clients do not share connections to the server.
+    pub unpooled: bool,
     /// Connections that end well leave no line in the log.
     pub quiet: bool,
     /// What of the server's certificate is verified.

@@ -10,9 +10,11 @@ use tokio::time::timeout;
 
 use super::decide::Protocol;
 use super::departure::Departure;
+use super::framing::Framing;
+use super::http1::is_pooled;
 use super::opening::{Opening, complete, read_first};
 use super::record::Recorded;
-use super::relay::{End, Tally, relay, until_idle};
+use super::relay::{End, Relay, Tally, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::rewrite::{Client, rewrite};
 use super::upstream::{Upstream, prepare};
@@ -56,8 +58,8 @@ pub(super) async fn serve(
 /// How long close_notify may take to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-struct Connection {
-    route: Arc<Route>,
+pub(super) struct Connection {
+    pub(super) route: Arc<Route>,
     access: Access,
     sent: Tally,
     received: Tally,
@@ -92,6 +94,7 @@ impl Connection {
         prepare(&client).map_err(|error| client_gone(&error))?;
         let dialer = Arc::clone(&proxy.dialer);
         let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
+        upstream.lazy = proxy.pool.has(pod, &self.route);
         let reading = read_first(&mut client, &mut upstream);
         let opening = match self.route.options().idle_timeout {
             Some(limit) => timeout(limit, reading)
@@ -108,33 +111,52 @@ impl Connection {
                 return Err(failure);
             }
         };
-        let departure = Departure {
-            client: &client,
-            pod,
-            netns: &proxy.dialer.netns,
-            may_have_said_all: protocol == Some(Protocol::Other) && !opening.first.is_empty(),
-        };
         let wrap = self.route.options().client_tls == ClientTls::Wrap;
         let alpn = match protocol {
-            Some(Protocol::Tls) if !wrap => {
-                self.route.metrics.passthrough("already_tls");
-                let stream = departure.or(upstream.plain()).await?;
-                return self.pass_through(client, stream, opening.first).await;
+            Some(Protocol::Http1 { .. }) if is_pooled(&self.route) => {
+                return self.share(proxy, pod, client, upstream, opening).await;
             }
             Some(Protocol::Http1 { .. }) => Alpn::Http11,
             Some(Protocol::Http2) => Alpn::H2,
             Some(Protocol::Tls | Protocol::Other) | None => Alpn::None,
         };
+        let mut departure = Departure::new(&client, pod, &proxy.dialer.netns);
+        departure.may_have_said_all =
+            protocol == Some(Protocol::Other) && !opening.first.is_empty();
+        if protocol == Some(Protocol::Tls) && !wrap {
+            self.route.metrics.passthrough("already_tls");
+            let stream = departure.or(upstream.plain()).await?;
+            return self.pass_through(client, stream, opening.first).await;
+        }
         match departure.or(upstream.secured(alpn)).await {
             Ok(stream) if alpn != Alpn::None && self.route.options().rewrite_host => {
                 self.rewrite(client, stream, opening.first).await
             }
-            Ok(stream) => self.relay_secured(client, stream, opening).await,
-            Err(failure) => {
-                refuse(client, protocol, &opening.first, Answer::to(failure.reason)).await;
-                Err(failure)
+            Ok(stream) => {
+                self.relay_secured(client, stream, opening, None).await?;
+                Ok(())
             }
+            Err(failure) => self.refuse(client, &opening, failure).await,
         }
+    }
+
+    /// Tells the client that there is no connection to the server.
+    pub(super) async fn refuse(
+        &self,
+        client: TcpStream,
+        opening: &Opening,
+        failure: Failure,
+    ) -> Result<(), Failure> {
+        let answer = Answer::to(failure.reason);
+        refuse(client, opening.protocol, &opening.first, answer).await;
+        Err(failure)
+    }
+
+    /// The server's connection has served another client before, and now so many bytes of this one.
+    pub(super) fn note_reuse(&mut self, sent: usize) {
+        self.access.reused = Some(true);
+        self.route.metrics.reused.inc();
+        self.sent.add(sent);
     }
 
     fn note_session(&mut self, stream: &ServerStream) {
@@ -145,47 +167,47 @@ impl Connection {
         self.access.resumed = Some(session.resumed);
     }
 
-    async fn relay_secured(
+    /// The server's connection if it is left at rest.
+    pub(super) async fn relay_secured(
         &mut self,
         mut client: TcpStream,
         mut stream: Box<ServerStream>,
         opening: Opening,
-    ) -> Result<(), Failure> {
+        mut framing: Option<Framing>,
+    ) -> Result<Option<Box<ServerStream>>, Failure> {
         self.note_session(&stream);
-        let Opening {
-            protocol,
-            first,
-            greeting,
-        } = opening;
-        let record = matches!(protocol, Some(Protocol::Http2)).then(|| first.clone());
+        let protocol = opening.protocol;
+        let record = matches!(protocol, Some(Protocol::Http2)).then(|| opening.first.clone());
         let mut recorded = Recorded::new(&mut client, record);
-        let (sent, received) = (&self.sent, &self.received);
-        let idle = self.route.options().idle_timeout;
-        let end = relay(
-            &mut recorded,
-            &mut *stream,
-            first,
-            greeting,
-            sent,
-            received,
-            idle,
-        )
-        .await;
+        let idle_timeout = self.route.options().idle_timeout;
+        let relay = Relay {
+            first: opening.first,
+            greeting: opening.greeting,
+            sent: &self.sent,
+            received: &self.received,
+            idle_timeout,
+            framing: framing.as_mut(),
+        };
+        let end = relay.between(&mut recorded, &mut *stream).await;
         let record = recorded.into_record();
         match end {
             End::Clean => {
                 close(client);
-                Ok(())
+                Ok(None)
+            }
+            End::AtRest => {
+                close(client);
+                Ok(Some(stream))
             }
             End::Client(error) => Err(client_gone(&error)),
             End::Idle => {
                 let _ = timeout(FAREWELL, stream.shutdown()).await;
                 close(client);
-                Err(idle_for(idle))
+                Err(idle_for(idle_timeout))
             }
             End::Upstream(error) => {
                 let failure = failure_of_stream(&error, &stream);
-                if received.bytes() == 0 {
+                if self.received.bytes() == 0 {
                     // Such as TLS 1.3's alert for a missing client certificate, which comes after the handshake.
                     let read = record.unwrap_or_default();
                     refuse(client, protocol, &read, Answer::to(failure.reason)).await;
@@ -223,20 +245,17 @@ impl Connection {
     ) -> Result<(), Failure> {
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
-        let (sent, received) = (&self.sent, &self.received);
-        let idle = self.route.options().idle_timeout;
-        match relay(
-            &mut client,
-            &mut stream,
+        let idle_timeout = self.route.options().idle_timeout;
+        let relay = Relay {
             first,
-            Vec::new(),
-            sent,
-            received,
-            idle,
-        )
-        .await
-        {
-            End::Clean => {
+            greeting: Vec::new(),
+            sent: &self.sent,
+            received: &self.received,
+            idle_timeout,
+            framing: None,
+        };
+        match relay.between(&mut client, &mut stream).await {
+            End::Clean | End::AtRest => {
                 close(client);
                 close(stream);
                 Ok(())
@@ -245,7 +264,7 @@ impl Connection {
             End::Idle => {
                 close(client);
                 close(stream);
-                Err(idle_for(idle))
+                Err(idle_for(idle_timeout))
             }
             End::Upstream(error) => {
                 reset_after_flush(client).await;
@@ -268,7 +287,7 @@ impl Connection {
     }
 }
 
-fn idle_for(limit: Option<Duration>) -> Failure {
+pub(super) fn idle_for(limit: Option<Duration>) -> Failure {
     let limit = limit.unwrap_or_default();
     Failure::new(
         Reason::IdleTimeout,

@@ -21,17 +21,27 @@ const CLOSING: [u8; 2] = [4, 5];
 
 /// Watches a client while nothing can be relayed yet.
 pub(super) struct Departure<'a> {
-    pub(super) client: &'a TcpStream,
-    pub(super) pod: &'a Pod,
-    pub(super) netns: &'a NetnsThread,
+    client: &'a TcpStream,
+    pod: &'a Pod,
+    netns: &'a NetnsThread,
     /// The client may have closed because it has said all and wants no answer: only a reset is a departure then.
     pub(super) may_have_said_all: bool,
 }
 
-impl Departure<'_> {
+impl<'a> Departure<'a> {
+    /// For a client that waits for an answer.
+    pub(super) fn new(client: &'a TcpStream, pod: &'a Pod, netns: &'a NetnsThread) -> Self {
+        Self {
+            client,
+            pod,
+            netns,
+            may_have_said_all: false,
+        }
+    }
+
     /// What `work` comes to, unless the client departs before: then `work` is dropped, and with it its connections.
     pub(super) async fn or<T>(
-        self,
+        &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         tokio::select! {
@@ -45,7 +55,7 @@ impl Departure<'_> {
     }
 
     /// Returns when the client has reset its connection, or closed its socket, and so can't be answered any more.
-    async fn departed(self) {
+    async fn departed(&self) {
         // The interest that waits for the end of the input, but not for input.
         let ended = self.client.ready(Interest::PRIORITY).await;
         if !ended.is_ok_and(|ready| ready.is_read_closed()) {

@@ -8,6 +8,8 @@ use super::decide::PATIENCE;
 
 /// Twice what servers commonly take (8 to 32 KiB).
 const MAX_HEAD: usize = 64 * 1024;
+/// As many header fields as common servers take.
+const MAX_FIELDS: usize = 100;
 
 /// Why a head was not read.
 #[derive(Debug)]
@@ -78,18 +80,57 @@ pub(super) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
         token.eq_ignore_ascii_case(b"HTTP2-Settings")
             || (!others && token.eq_ignore_ascii_case(b"Upgrade"))
     };
+    edited(&first, end, request.headers, |header, line| {
+        if is(header, "Upgrade") {
+            without(header, line, is_h2c)
+        } else if is(header, "Connection") {
+            without(header, line, hop_by_hop)
+        } else if is(header, "HTTP2-Settings") {
+            Vec::new()
+        } else {
+            line.to_vec()
+        }
+    })
+}
+
+/// The head that `first` begins with without `Connection: close`, and what comes after it; none if it does not say that.
+pub(super) fn without_close(first: &[u8]) -> Option<Vec<u8>> {
+    let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
+    let mut headers = [EMPTY_HEADER; MAX_FIELDS];
+    let mut request = Request::new(&mut headers);
+    let Ok(httparse::Status::Complete(end)) = request.parse(first) else {
+        return None;
+    };
+    let mut connection = request
+        .headers
+        .iter()
+        .filter(|header| is(header, "Connection"));
+    connection
+        .any(|header| tokens(header).any(closes))
+        .then(|| {
+            edited(first, end, request.headers, |header, line| {
+                if is(header, "Connection") {
+                    without(header, line, closes)
+                } else {
+                    line.to_vec()
+                }
+            })
+        })
+}
+
+/// `first` with each header line of the head, which is `end` bytes long, as `edit` gives it.
+fn edited(
+    first: &[u8],
+    end: usize,
+    headers: &[Header],
+    edit: impl Fn(&Header, &[u8]) -> Vec<u8>,
+) -> Vec<u8> {
     let (head, rest) = first.split_at(end);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n');
     let mut kept: Vec<u8> = lines.next().unwrap_or_default().to_vec();
     // A header is one line: the parser refuses folded ones.
-    for (header, line) in request.headers.iter().zip(&mut lines) {
-        if is(header, "Upgrade") {
-            kept.extend(without(header, line, is_h2c));
-        } else if is(header, "Connection") {
-            kept.extend(without(header, line, hop_by_hop));
-        } else if !is(header, "HTTP2-Settings") {
-            kept.extend(line);
-        }
+    for (header, line) in headers.iter().zip(&mut lines) {
+        kept.extend(edit(header, line));
     }
     kept.extend(lines.flatten());
     kept.extend(rest);

@@ -4,10 +4,13 @@
 mod connection;
 mod decide;
 mod departure;
+mod framing;
 mod head;
+mod http1;
 mod limit;
 mod names;
 mod opening;
+mod pool;
 mod record;
 mod relay;
 mod respond;
@@ -28,6 +31,7 @@ use tokio_util::task::TaskTracker;
 pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional};
 pub use self::names::Names;
+use self::pool::Pool;
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Route, Routes};
 pub use self::upstream::{Dialer, probe};
@@ -54,6 +58,7 @@ pub struct Proxy {
     pub ending: CancellationToken,
     /// Every task of the data plane.
     pub tasks: TaskTracker,
+    pool: Arc<Pool>,
 }
 
 impl Serve for Arc<Proxy> {
@@ -73,21 +78,26 @@ impl Serve for Arc<Proxy> {
 }
 
 impl Proxy {
-    /// One that takes connections as soon as it is given listeners.
+    /// One that takes connections as soon as it is given listeners. To be called within a runtime.
     pub fn new(
         routes: watch::Receiver<Arc<Routes>>,
         dialer: Dialer,
         connections_per_netns: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let (draining, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let pool = Arc::new(Pool::new(metrics.pooled_connections.clone()));
+        let tending = Arc::clone(&pool).tend(routes.clone());
+        tasks.spawn(draining.clone().run_until_cancelled_owned(tending));
         Self {
             routes,
             dialer: Arc::new(dialer),
             connections_per_netns,
             metrics,
-            draining: CancellationToken::new(),
+            draining,
             ending: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            tasks,
+            pool,
         }
     }
 
@@ -96,7 +106,7 @@ impl Proxy {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = pod.released.cancelled() => return,
+                () = pod.released.cancelled() => return self.pool.forget(&pod),
                 () = self.draining.cancelled() => break,
             };
             match accepted {

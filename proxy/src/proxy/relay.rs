@@ -13,6 +13,8 @@ use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 
+use super::framing::Framing;
+
 /// One TLS record's worth (RFC 8446 section 5.1).
 const BUFFER: usize = 16 * 1024;
 
@@ -25,6 +27,8 @@ pub(super) enum End {
     Client(io::Error),
     /// The upstream connection failed, or ended without close_notify.
     Upstream(io::Error),
+    /// The client is done, and the server's connection could serve another one.
+    AtRest,
     /// Neither side sent a byte for as long as the policy allows.
     Idle,
 }
@@ -54,42 +58,88 @@ impl Tally {
     }
 }
 
-/// Relays between `client` and `upstream`; `first` and `greeting` are bytes already read from them.
-pub(super) async fn relay(
-    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    first: Vec<u8>,
-    greeting: Vec<u8>,
-    sent: &Tally,
-    received: &Tally,
-    idle_timeout: Option<Duration>,
-) -> End {
-    let mut up = Direction::new(first);
-    let mut down = Direction::new(greeting);
-    let mut unwritten = None;
-    let ended = poll_fn(|cx| {
-        if let Poll::Ready(Err(failed)) = up.poll(cx, client, upstream, sent) {
-            match failed {
-                Failed::Read(error) => return Poll::Ready(End::Client(error)),
-                // A server that takes no more may still answer, or have said why: a TLS alert.
-                Failed::Write(error) => {
-                    unwritten = Some(error);
-                    up.state = State::Done;
+/// What there is to relay.
+pub(super) struct Relay<'a> {
+    /// Already read from the client.
+    pub(super) first: Vec<u8>,
+    /// Already read from the server.
+    pub(super) greeting: Vec<u8>,
+    pub(super) sent: &'a Tally,
+    pub(super) received: &'a Tally,
+    pub(super) idle_timeout: Option<Duration>,
+    /// Follows HTTP/1.1, so that the server's connection can be left at rest. It knows `first` and `greeting` already.
+    pub(super) framing: Option<&'a mut Framing>,
+}
+
+impl Relay<'_> {
+    /// Relays between the two.
+    pub(super) async fn between(
+        self,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> End {
+        let Self {
+            sent,
+            received,
+            idle_timeout,
+            mut framing,
+            ..
+        } = self;
+        let mut up = Direction::new(self.first);
+        let mut down = Direction::new(self.greeting);
+        let mut unwritten = None;
+        // The client's end is passed on, but not to a server that can be left at rest.
+        let mut hold = framing.is_some();
+        let ended = poll_fn(|cx| {
+            loop {
+                let follow = |bytes: &[u8]| {
+                    framing
+                        .as_deref_mut()
+                        .map(|framing| framing.requests(bytes))
+                };
+                match up.poll(cx, client, upstream, sent, follow, hold) {
+                    Poll::Ready(Err(Failed::Read(error))) => {
+                        return Poll::Ready(End::Client(error));
+                    }
+                    // A server that takes no more may still answer, or have said why: a TLS alert.
+                    Poll::Ready(Err(Failed::Write(error))) => {
+                        unwritten = Some(error);
+                        up.state = State::Done;
+                    }
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
+                let follow = |bytes: &[u8]| {
+                    framing
+                        .as_deref_mut()
+                        .map(|framing| framing.responses(bytes))
+                };
+                match down.poll(cx, upstream, client, received, follow, false) {
+                    Poll::Ready(Err(Failed::Read(error))) => {
+                        return Poll::Ready(End::Upstream(cause(error, unwritten.take())));
+                    }
+                    Poll::Ready(Err(Failed::Write(error))) => {
+                        return Poll::Ready(End::Client(error));
+                    }
+                    Poll::Ready(Ok(())) if matches!(up.state, State::Done) => {
+                        return Poll::Ready(End::Clean);
+                    }
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+                let held = hold && up.at_end();
+                let over = |framing: &&mut Framing| framing.at_rest() && (held || framing.last);
+                if down.is_idle() && framing.as_ref().is_some_and(over) {
+                    return Poll::Ready(End::AtRest);
+                }
+                if !held {
+                    return Poll::Pending;
+                }
+                hold = false;
             }
+        });
+        tokio::select! {
+            end = ended => end,
+            () = until_idle(sent, received, idle_timeout) => End::Idle,
         }
-        match down.poll(cx, upstream, client, received) {
-            Poll::Ready(Err(Failed::Read(error))) => {
-                Poll::Ready(End::Upstream(cause(error, unwritten.take())))
-            }
-            Poll::Ready(Err(Failed::Write(error))) => Poll::Ready(End::Client(error)),
-            Poll::Ready(Ok(())) if matches!(up.state, State::Done) => Poll::Ready(End::Clean),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        }
-    });
-    tokio::select! {
-        end = ended => end,
-        () = until_idle(sent, received, idle_timeout) => End::Idle,
     }
 }
 
@@ -150,16 +200,20 @@ impl Direction {
         }
     }
 
-    fn poll(
+    /// `follow` sees what is read. With `hold` the reader's end is not passed on to the writer yet.
+    fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
         tally: &Tally,
+        mut follow: impl FnMut(&[u8]) -> T,
+        hold: bool,
     ) -> Poll<Result<(), Failed>> {
         loop {
             match &mut self.state {
                 State::Done => return Poll::Ready(Ok(())),
+                State::Ending(None) if hold => return Poll::Pending,
                 State::Ending(error) => {
                     if error.is_some() {
                         // Best effort: the reader's error is the one to tell.
@@ -184,7 +238,9 @@ impl Direction {
                 }
                 State::Copying => match self.poll_fill(cx, reader) {
                     Poll::Ready(Ok(0)) => self.state = State::Ending(None),
-                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Ok(read)) => {
+                        follow(&self.buffer[..read]);
+                    }
                     Poll::Ready(Err(error)) => self.state = State::Ending(Some(error)),
                     Poll::Pending => {
                         if self.unflushed {
@@ -196,6 +252,15 @@ impl Direction {
                 },
             }
         }
+    }
+
+    fn at_end(&self) -> bool {
+        matches!(self.state, State::Ending(None))
+    }
+
+    /// Nothing is left to write, and more may come.
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Copying) && self.start == self.end
     }
 
     fn poll_fill(

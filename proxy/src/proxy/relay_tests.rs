@@ -90,6 +90,17 @@ fn tally() -> Tally {
     Tally::new(IntCounter::new("bytes", "bytes").unwrap())
 }
 
+fn begun<'a>(first: Vec<u8>, greeting: Vec<u8>, sent: &'a Tally, received: &'a Tally) -> Relay<'a> {
+    Relay {
+        first,
+        greeting,
+        sent,
+        received,
+        idle_timeout: None,
+        framing: None,
+    }
+}
+
 /// Sends `bytes` and closes its half; returns what the other side sent until it closed.
 async fn exchange(stream: DuplexStream, bytes: Vec<u8>) -> Vec<u8> {
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -126,7 +137,7 @@ proptest! {
             let (sent, received) = (tally(), tally());
             let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
-                relay(&mut client_end, &mut upstream_end, first, greeting, &sent, &received, None),
+                begun(first, greeting, &sent, &received).between(&mut client_end, &mut upstream_end),
                 exchange(client, up[early..].to_vec()),
                 exchange(upstream, down[early_down..].to_vec()),
             );
@@ -156,15 +167,8 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         answer
     };
     let (sent, received) = (tally(), tally());
-    let relayed = relay(
-        &mut client_end,
-        &mut upstream_end,
-        Vec::new(),
-        Vec::new(),
-        &sent,
-        &received,
-        None,
-    );
+    let relayed = begun(Vec::new(), Vec::new(), &sent, &received);
+    let relayed = relayed.between(&mut client_end, &mut upstream_end);
     let (end, request, answer) = tokio::join!(relayed, server, asker);
     assert!(matches!(end, End::Clean));
     assert_eq!(
@@ -180,15 +184,9 @@ async fn idle_is_counted_from_the_last_byte_of_either_side() {
     let (sent, received) = (tally(), tally());
     let second = Duration::from_secs(1);
     let started = Instant::now();
-    let relayed = relay(
-        &mut client_end,
-        &mut upstream_end,
-        Vec::new(),
-        Vec::new(),
-        &sent,
-        &received,
-        Some(second),
-    );
+    let mut relayed = begun(Vec::new(), Vec::new(), &sent, &received);
+    relayed.idle_timeout = Some(second);
+    let relayed = relayed.between(&mut client_end, &mut upstream_end);
     let talk = async {
         tokio::time::sleep(second * 3 / 4).await;
         client.write_all(b"a").await.unwrap();

@@ -65,6 +65,8 @@ pub(super) struct Upstream {
     /// What secures it, once that is known.
     tls: Option<Result<Arc<TlsClient>, Failure>>,
     stage: Stage,
+    /// There may be no need for it: it is not dialled before the client's silence has lasted.
+    pub(super) lazy: bool,
 }
 
 impl Upstream {
@@ -77,6 +79,7 @@ impl Upstream {
             route,
             tls: None,
             stage,
+            lazy: false,
         }
     }
 
@@ -85,6 +88,9 @@ impl Upstream {
     /// Safe to cancel.
     pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
         let silence = Instant::now() + SILENCE;
+        if self.lazy {
+            sleep_until(silence).await;
+        }
         if self.tls().await.is_ok() {
             self.dialled_stage().await;
             if self.route.options().client_first {

@@ -43,6 +43,8 @@ enum Harm {
     Late,
     /// A handshake, then KeyUpdate messages without end
     KeyUpdates,
+    /// An answer to a connection's first request; at the second it closes without a word
+    Once,
 }
 
 fn main() -> Result<()> {
@@ -105,6 +107,14 @@ fn serve(mut stream: TcpStream, harm: Harm, config: Arc<ServerConfig>) -> Result
             let mut said = String::new();
             Stream::new(&mut tls, &mut stream).read_to_string(&mut said)?;
             println!("said: {said}");
+            Ok(())
+        }
+        Harm::Once => {
+            let mut tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
+            let mut secured = Stream::new(&mut tls, &mut stream);
+            let _ = secured.read(&mut [0; 4096])?;
+            secured.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nonce\n")?;
+            let _ = secured.read(&mut [0; 4096])?;
             Ok(())
         }
         Harm::KeyUpdates => {

@@ -114,16 +114,23 @@ pub(super) const TABLE: &[Entry] = &[
         read: |value, options| set(&mut options.idle_timeout, duration(value)),
     },
     Entry {
+        key: "http-pooling",
+        values: on_or_off,
+        default: "on",
+        meaning: "On: a TLS connection that an HTTP/1 client has left, all its requests answered, serves the next \
+                  client of the same pod for up to 10 s. Off: each client has its own.",
+        read: |value, options| {
+            options.unpooled = !on(value)?;
+            Ok(())
+        },
+    },
+    Entry {
         key: "access-log",
-        values: || "on or off".to_owned(),
+        values: on_or_off,
         default: "on",
         meaning: "Off: connections that end well leave no line in the log. Those that fail always do.",
         read: |value, options| {
-            options.quiet = match value {
-                "on" => false,
-                "off" => true,
-                _ => return Err(UNKNOWN.to_owned()),
-            };
+            options.quiet = !on(value)?;
             Ok(())
         },
     },
@@ -170,6 +177,18 @@ pub(super) const TABLE: &[Entry] = &[
 ];
 
 const UNKNOWN: &str = "is no value";
+
+fn on_or_off() -> String {
+    "on or off".to_owned()
+}
+
+fn on(value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(UNKNOWN.to_owned()),
+    }
+}
 
 fn yes_or_no() -> String {
     "true or false".to_owned()

@@ -1,0 +1,201 @@
+//! Servers' connections at rest, kept for the next client of the same pod and target: a TLS handshake costs far more than
+//! most requests do.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::route::{Route, Routes};
+use crate::pods::Pod;
+use crate::tls::ServerStream;
+
+/// A connection stays with its endpoint: this is how long a pod goes on with one that its Service has no more, and how
+/// unevenly it spreads its requests. One handshake in this time is not worth saving.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// Common servers close a connection at rest after 5 s (Node.js, Apache) or later.
+const MAX_IDLE: Duration = Duration::from_secs(4);
+/// For one pod and target.
+const MAX_EACH: usize = 64;
+/// Of one node.
+const MAX_ALL: usize = 4096;
+/// How often connections are looked after.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The connections at rest.
+pub(super) struct Pool {
+    shelves: Mutex<Shelves>,
+    size: IntGauge,
+}
+
+#[derive(Default)]
+struct Shelves {
+    by_key: HashMap<Key, Shelf>,
+    size: usize,
+}
+
+/// Where the pod and the route are in memory: a shelf holds both, so that nothing else can be there.
+type Key = (usize, usize);
+
+struct Shelf {
+    pod: Arc<Pod>,
+    /// The policy's version too: another one makes another route.
+    route: Arc<Route>,
+    /// The last one put is the first one taken.
+    streams: Vec<Resting>,
+}
+
+struct Resting {
+    put: Instant,
+    pooled: Pooled,
+}
+
+impl Resting {
+    fn is_fresh(&mut self) -> bool {
+        self.put.elapsed() < MAX_IDLE
+            && self.pooled.since.elapsed() < MAX_AGE
+            && self.pooled.is_quiet()
+    }
+}
+
+/// A connection that may serve several clients, one after the other.
+pub(super) struct Pooled {
+    pub(super) stream: Box<ServerStream>,
+    since: Instant,
+}
+
+impl Pooled {
+    /// A connection just made.
+    pub(super) fn new(stream: Box<ServerStream>) -> Self {
+        let since = Instant::now();
+        Self { stream, since }
+    }
+
+    /// Whether the server has neither closed it nor said anything.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let stream = Pin::new(&mut self.stream);
+        let read = stream.poll_read(&mut nobody(), &mut ReadBuf::new(&mut byte));
+        read.is_pending()
+    }
+
+    /// Says goodbye, as far as that goes without waiting.
+    fn close(&mut self) {
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut nobody());
+    }
+}
+
+fn nobody() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+impl Pool {
+    /// An empty one; `size` is its metric.
+    pub(super) fn new(size: IntGauge) -> Self {
+        let shelves = Mutex::default();
+        Self { shelves, size }
+    }
+
+    /// Whether [`Pool::take`] is likely to find one.
+    pub(super) fn has(&self, pod: &Arc<Pod>, route: &Arc<Route>) -> bool {
+        self.lock().by_key.contains_key(&key(pod, route))
+    }
+
+    /// A connection of this pod to this route's server that was open a moment ago.
+    pub(super) fn take(&self, pod: &Arc<Pod>, route: &Arc<Route>) -> Option<Pooled> {
+        let mut shelves = self.lock();
+        let shelf = shelves.by_key.get_mut(&key(pod, route))?;
+        let before = shelf.streams.len();
+        let fresh = |mut resting: Resting| resting.is_fresh().then_some(resting.pooled);
+        let found = std::iter::from_fn(|| shelf.streams.pop()).find_map(fresh);
+        let taken = before - shelf.streams.len();
+        if shelf.streams.is_empty() {
+            shelves.by_key.remove(&key(pod, route));
+        }
+        self.resize(&mut shelves, |size| size - taken);
+        found
+    }
+
+    /// Keeps a connection at rest, unless it is old, or there are many.
+    pub(super) fn put(&self, pod: &Arc<Pod>, route: &Arc<Route>, mut pooled: Pooled) {
+        let mut shelves = self.lock();
+        let size = shelves.size;
+        let new = || Shelf {
+            pod: Arc::clone(pod),
+            route: Arc::clone(route),
+            streams: Vec::new(),
+        };
+        let streams = &mut shelves
+            .by_key
+            .entry(key(pod, route))
+            .or_insert_with(new)
+            .streams;
+        if pooled.since.elapsed() >= MAX_AGE || streams.len() >= MAX_EACH || size >= MAX_ALL {
+            pooled.close();
+            return;
+        }
+        let put = Instant::now();
+        streams.push(Resting { put, pooled });
+        self.resize(&mut shelves, |size| size + 1);
+    }
+
+    /// Closes those of a pod.
+    pub(super) fn forget(&self, pod: &Arc<Pod>) {
+        self.retain(|shelf, _| !Arc::ptr_eq(&shelf.pod, pod));
+    }
+
+    /// Closes, again and again, what has been at rest for long, what its server has closed, and at once what belongs to a
+    /// route that is no more.
+    pub(super) async fn tend(self: Arc<Self>, mut routes: watch::Receiver<Arc<Routes>>) {
+        loop {
+            if let Ok(Err(_)) = timeout(TICK, routes.changed()).await {
+                // Nobody publishes any more: the process ends.
+                return;
+            }
+            let routes = Arc::clone(&routes.borrow_and_update());
+            self.retain(|shelf, resting| {
+                let current = routes.by_id.get(&shelf.route.id);
+                current.is_some_and(|current| Arc::ptr_eq(current, &shelf.route))
+                    && resting.is_fresh()
+            });
+        }
+    }
+
+    fn retain(&self, keep: impl Fn(&Shelf, &mut Resting) -> bool) {
+        let mut shelves = self.lock();
+        shelves.by_key.retain(|_, shelf| {
+            let mut streams = std::mem::take(&mut shelf.streams);
+            for mut closed in streams.extract_if(.., |resting| !keep(shelf, resting)) {
+                closed.pooled.close();
+            }
+            shelf.streams = streams;
+            !shelf.streams.is_empty()
+        });
+        let left = shelves
+            .by_key
+            .values()
+            .map(|shelf| shelf.streams.len())
+            .sum();
+        self.resize(&mut shelves, |_| left);
+    }
+
+    fn resize(&self, shelves: &mut Shelves, to: impl FnOnce(usize) -> usize) {
+        shelves.size = to(shelves.size);
+        self.size
+            .set(i64::try_from(shelves.size).unwrap_or(i64::MAX));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(pod: &Arc<Pod>, route: &Arc<Route>) -> Key {
+    (Arc::as_ptr(pod).addr(), Arc::as_ptr(route).addr())
+}
