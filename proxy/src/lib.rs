@@ -9,6 +9,7 @@ pub mod controller;
 mod digest;
 pub mod exec;
 pub mod failure;
+pub mod guard;
 pub mod identity;
 pub mod metrics;
 pub mod pods;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodetls::agent::{self, Options};
-use nodetls::{check, controller, exec, redirect, status, uninstall};
+use nodetls::{check, controller, exec, guard, redirect, status, uninstall};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,6 +26,7 @@ enum Command {
     Exec(exec::Options),
     Check(check::Options),
     Status(status::Options),
+    Guard(guard::Options),
     Uninstall(uninstall::Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Exec(options) => return exec::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Guard(options) => guard::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Uninstall(options) => uninstall::run(&options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

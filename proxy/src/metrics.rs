@@ -51,6 +51,8 @@ pub struct Metrics {
     pub pods_enrolled: IntGauge,
     /// Addresses that are redirected or refused.
     pub targets_published: IntGauge,
+    /// Targeted addresses that could not be published.
+    pub targets_unpublished: IntGauge,
     /// Accepts that failed.
     pub accept_errors: IntCounter,
     /// Redirected connections whose id or port belongs to no target.
@@ -164,6 +166,10 @@ impl Metrics {
                 "Network namespaces whose connections are redirected.",
             )?,
             targets_published: all.gauge("targets", "Addresses that are redirected or refused.")?,
+            targets_unpublished: all.gauge(
+                "targets_unpublished",
+                "Targeted addresses that could not be published (see `/healthz/ready`): connects to them are as before.",
+            )?,
             accept_errors: all.counter(
                 "accept_errors_total",
                 "Accepts of redirected connections that failed.",

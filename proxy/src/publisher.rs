@@ -122,6 +122,13 @@ impl Publisher {
         Ok(())
     }
 
+    /// How many of its addresses are not in force.
+    pub fn missing(&self, snapshot: &Snapshot) -> usize {
+        let addresses = snapshot.targets.keys();
+        let is_missing = |address: &&SocketAddr| !self.published.contains_key(*address);
+        addresses.filter(is_missing).count()
+    }
+
     /// Forgets targets that left the kernel a while ago. To be called now and then.
     pub fn expire_retired(&mut self) {
         let expired = |(since, _): &mut (Instant, _)| since.elapsed() >= RETIREMENT;

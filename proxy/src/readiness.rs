@@ -43,9 +43,12 @@ impl Readiness {
         self.lock().problems.remove(name);
     }
 
-    /// Something that a user should know, although it keeps nobody from being ready. Replaces an earlier text.
-    pub fn set_note(&self, name: impl Into<String>, text: impl Into<String>) {
-        self.lock().notes.insert(name.into(), text.into());
+    /// Something that a user should know, although it keeps nobody from being ready. Replaces an earlier text; whether it
+    /// is another one.
+    pub fn set_note(&self, name: impl Into<String>, text: impl Into<String>) -> bool {
+        let text = text.into();
+        let before = self.lock().notes.insert(name.into(), text.clone());
+        before != Some(text)
     }
 
     /// Takes a note back; none of that name is fine.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const F_SETSIG: libc::c_int = 10;
@@ -119,6 +120,32 @@ pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Pins a map or a link at `path` on a bpffs.
+pub fn bpf_obj_pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Attr {
+        path: path.as_ptr() as u64,
+        fd: object.as_fd().as_raw_fd() as u32,
+        flags: 0,
+    };
+    // SAFETY: the attribute is of the size given and its path lives until the call returns.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_PIN,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
+    })?;
+    Ok(())
 }
 
 /// Replaces the program of an attached link, keeping its position: no packet or connect sees neither.

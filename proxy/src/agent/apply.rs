@@ -56,6 +56,7 @@ impl Agent {
                 self.publish_again = None;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation, &self.snapshot);
+                self.metrics.targets_unpublished.set(0);
                 self.readiness.clear(TARGETS);
                 let in_force = Arc::clone(&self.snapshot);
                 self.live.update(|facts| facts.snapshot = in_force);
@@ -65,6 +66,9 @@ impl Agent {
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
+                let missing = self.publisher.missing(&self.snapshot).max(1);
+                let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+                self.metrics.targets_unpublished.set(missing);
                 // A map may have room again, and a freed id have rested.
                 self.publish_again = Some(Instant::now() + RECONCILE);
             }

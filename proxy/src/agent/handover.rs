@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use nodetls_ebpf::Mode;
 use tokio::time::Instant;
 
-use super::{Agent, taint};
+use super::{Agent, BPFFS, taint};
 use crate::pods::netns::current_cookie;
-use crate::redirect::{Charge, Epoch, remove_foreign};
+use crate::redirect::{Charge, Epoch, OnNode, look, remove_foreign};
 
 /// How long an agent may take to be ready while another serves.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +18,7 @@ impl Agent {
     pub(super) async fn keep_charge(&mut self) -> Result<bool> {
         match self.epoch.charge(&self.maps)? {
             Charge::Ours => {
+                self.follow_bpffs();
                 if self.publish_again.is_some_and(|at| at <= Instant::now()) {
                     self.publish();
                 }
@@ -88,12 +89,59 @@ impl Agent {
         if self.readiness.missing().is_empty() && self.epoch.tell_ready(&mut self.maps)? {
             // Not before: an agent before us may serve what we failed to enrol.
             self.pods.remove_stale(&self.redirect, &mut self.maps.pods);
-            if let Some(cluster) = self.cluster.as_ref().filter(|_| self.remove_taint) {
-                let (client, node) = (cluster.client.clone(), cluster.node.clone());
-                tokio::spawn(taint::remove(client, node));
+            if let Some(cluster) = &self.cluster {
+                tokio::spawn(self.boot_guard.clone().settle(self.readiness.clone()));
+                if self.remove_taint {
+                    let (client, node) = (cluster.client.clone(), cluster.node.clone());
+                    tokio::spawn(taint::remove(client, node));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Pins what is pinned again if the node has another bpffs now: whoever comes after us looks there. Until it has one we
+    /// stay ready: a DaemonSet would end us if we were not, and that would end what is in force.
+    fn follow_bpffs(&mut self) {
+        if self.cluster.is_none() {
+            return;
+        }
+        let problem = match look(&self.base, &self.epoch) {
+            Ok(OnNode::AsEver) => None,
+            Ok(OnNode::NoBpffs) => Some(format!(
+                "the bpffs of {} is unmounted on the node, and what is in force ends with this agent; mount it there \
+                 before the agent ends: `mount -t bpf -o mode=700 bpf /sys/fs/bpf`",
+                self.base.display()
+            )),
+            Ok(OnNode::Another) => match self.redirect.follow(&self.base, &mut self.epoch) {
+                Ok(()) => {
+                    self.pods.follow(&self.redirect);
+                    tracing::warn!("the node has another bpffs: all is pinned there again");
+                    None
+                }
+                Err(error) => Some(format!(
+                    "the node has another bpffs, and what is in force ends with this agent: {error:#}; see to that bpffs"
+                )),
+            },
+            Err(error) => {
+                // Who started us may be of no mount namespace that we may see.
+                tracing::debug!(%error, "the node's bpffs can't be looked at");
+                None
+            }
+        };
+        self.tell_of_bpffs(problem);
+    }
+
+    fn tell_of_bpffs(&self, problem: Option<String>) {
+        match &problem {
+            None => self.readiness.clear_note(BPFFS),
+            Some(problem) => {
+                if self.readiness.set_note(BPFFS, problem) {
+                    tracing::error!("{problem}");
+                }
+            }
+        }
+        self.live.update(|facts| facts.bpffs = problem);
     }
 
     pub(super) fn in_charge(&self) -> bool {

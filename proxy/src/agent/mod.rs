@@ -3,6 +3,7 @@
 
 mod apply;
 mod audit;
+mod boot_guard;
 mod events;
 mod handover;
 mod inputs;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
 use self::audit::Audit;
+use self::boot_guard::BootGuard;
 use self::inputs::{Cluster, Inputs};
 use self::linger::Linger;
 pub use self::options::Options;
@@ -60,6 +62,7 @@ pub(crate) const NETNS: &str = "network namespaces";
 pub(crate) const TARGETS: &str = "targets";
 pub(crate) const AGENT: &str = "agent";
 pub(crate) const MANIFESTS: &str = "manifests";
+const BPFFS: &str = "bpffs";
 
 /// Runs the agent until a signal ends it.
 ///
@@ -73,9 +76,11 @@ pub fn run(options: Options) -> Result<()> {
         .build()?
         .block_on(async {
             let (pins, cache) = (options.pins.clone(), options.cache.clone());
+            let units = options.boot_guard.clone();
             let mut agent = Agent::start(options).await?;
             let mut signals = Signals::new()?;
             let result = agent.follow(&mut signals).await;
+            let pins = agent.redirect.moved_base().map_or(pins, Path::to_owned);
             let own = agent.cluster.as_ref().map(Cluster::own_namespace);
             agent.drain(&mut signals).await;
             if own.is_some() && result.is_ok() && !signals.told {
@@ -83,7 +88,7 @@ pub fn run(options: Options) -> Result<()> {
             }
             if own.is_some_and(|own| own.is_terminating()) {
                 tracing::info!("nodetls' Namespace is being deleted: removing all from this node");
-                uninstall::remove(&pins, &cache)?;
+                uninstall::remove(&pins, &cache, units.as_deref())?;
             }
             result
         })
@@ -150,6 +155,9 @@ struct Agent {
     live: Live,
     starting: Option<Pending>,
     remove_taint: bool,
+    boot_guard: BootGuard,
+    /// As `--pins` says.
+    base: PathBuf,
     since: Instant,
 }
 
@@ -248,6 +256,8 @@ impl Agent {
             live,
             starting: Some(starting),
             remove_taint: options.remove_taint,
+            boot_guard: BootGuard::new(&options),
+            base: options.pins,
             since: Instant::now(),
         };
         // First of all, before any connect: a policy must never lock us out ourselves.

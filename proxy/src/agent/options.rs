@@ -61,6 +61,10 @@ pub struct Options {
     /// Remove the taint nodetls.io/agent-not-ready from the node when the agent is ready
     #[arg(long, requires = "node")]
     pub remove_taint: bool,
+    /// The host's directory of systemd units: keep the boot guard installed there, which refuses connects to targets from
+    /// the next boot on until the agent has started
+    #[arg(long, value_name = "DIR", requires = "node")]
+    pub boot_guard: Option<PathBuf>,
     /// Directory for the last objects, with which an agent goes on that starts while the API server is away
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nodetls")]
     pub cache: PathBuf,

@@ -244,6 +244,13 @@ impl Pods {
         Ok(())
     }
 
+    /// The pins are at another place now.
+    pub fn follow(&mut self, redirect: &Redirect) {
+        for (_, pod) in self.enrolled.values_mut() {
+            pod.lookup.follow(redirect);
+        }
+    }
+
     /// From here on new connections of all pods come to our listeners, of those enrolled later too. Until then they go
     /// to the agent before us, or are refused when there is none.
     pub fn listen(&mut self) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,7 +20,7 @@ use super::Maps;
 pub struct Epoch {
     number: u64,
     pins: PathBuf,
-    inode: u64,
+    inode: Inode,
     /// The directory `agents`, whose lock is for changes of the maps (shared) and of the charge (exclusive).
     charge: File,
     _alive: File,
@@ -46,13 +47,7 @@ impl Epoch {
         flock(&charge, FlockOperation::LockExclusive)?;
         remove_dead(&agents)?;
         let number = maps.epoch(EPOCH_NEWEST)? + 1;
-        let directory = agents.join(number.to_string());
-        match fs::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
-        }
-        let alive = File::open(&directory)?;
-        lock(&alive).with_context(|| format!("{} is locked", directory.display()))?;
+        let alive = alive(&agents, number)?;
         maps.set_epoch(EPOCH_NEWEST, number)?;
         flock(&charge, FlockOperation::Unlock)?;
         Ok(Self {
@@ -62,6 +57,36 @@ impl Epoch {
             charge,
             _alive: alive,
         })
+    }
+
+    /// The directory of our pins, whatever is mounted where it was.
+    pub(super) fn directory(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/..", self.charge.as_raw_fd()))
+    }
+
+    /// Whether the maps that we write are pinned on the bpffs of our start, be it mounted or not.
+    pub(super) fn is_pinned_somewhere(&self) -> bool {
+        inode(&self.directory()).is_ok_and(|inode| inode == self.inode)
+    }
+
+    /// The same agent, alive in another directory that has the same pins.
+    pub(super) fn moved(&self, pins: &Path) -> Result<Self> {
+        let agents = pins.join("agents");
+        Ok(Self {
+            number: self.number,
+            pins: pins.to_owned(),
+            inode: inode(pins)?,
+            charge: File::open(&agents)?,
+            _alive: alive(&agents, self.number)?,
+        })
+    }
+
+    /// The same under another path of the directory.
+    pub(super) fn at(self, pins: &Path) -> Self {
+        Self {
+            pins: pins.to_owned(),
+            ..self
+        }
     }
 
     /// Grows with every agent.
@@ -123,15 +148,31 @@ impl Epoch {
     fn pinned(&self) -> Result<bool> {
         match inode(&self.pins) {
             Ok(inode) => Ok(inode == self.inode),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Removed, or only unmounted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.is_pinned_somewhere()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// Tells the pinned EPOCH from another that took its place.
-fn inode(pins: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(pins.join("maps/EPOCH"))?.ino())
+/// Tells the pinned EPOCH from another that took its place: device and number.
+type Inode = (u64, u64);
+
+fn inode(pins: &Path) -> io::Result<Inode> {
+    let metadata = fs::metadata(pins.join("maps/EPOCH"))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Says that an agent of this number lives, as long as the file is open.
+fn alive(agents: &Path, number: u64) -> Result<File> {
+    let directory = agents.join(number.to_string());
+    match fs::create_dir(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let alive = File::open(&directory)?;
+    lock(&alive).with_context(|| format!("{} is locked", directory.display()))?;
+    Ok(alive)
 }
 
 /// As long as this lives nobody else comes into charge.

@@ -67,6 +67,13 @@ impl Lookup {
         })
     }
 
+    /// Its pins are where the others are now.
+    pub fn follow(&mut self, redirect: &Redirect) {
+        if let Some(name) = self.directory.file_name() {
+            self.directory = redirect.pins().join("netns").join(name);
+        }
+    }
+
     /// Makes `listener` the one that gets new connections of this slot's family.
     pub fn set_listener(&mut self, slot: u32, listener: &impl AsRawFd) -> Result<()> {
         Ok(self.listeners.set(slot, listener, 0)?)

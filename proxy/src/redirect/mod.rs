@@ -9,6 +9,7 @@ mod lookup;
 mod maps;
 mod pins;
 mod programs;
+mod remount;
 mod view;
 
 pub use canary::run_child as run_canary_child;
@@ -17,10 +18,11 @@ pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
 pub use maps::{Maps, OwnSockets, PodModes, address_key, address_of, bypass_pinned};
 pub use pins::{
-    PinnedLink, cgroup_is_gone, foreign, is_bpffs, layouts, pinned_link, remove as remove_pins,
-    remove_foreign,
+    PinnedLink, cgroup_is_gone, foreign, is_bpffs, is_in_force, layouts, pinned_link,
+    remove as remove_pins, remove_foreign,
 };
 pub use programs::{Effect, PROGRAMS, Redirect, default_cgroup, is_cgroup2};
+pub use remount::{OnNode, look};
 pub use view::EbpfView;
 
 /// The eBPF objects, embedded by build.rs; empty in a build without a BPF toolchain.

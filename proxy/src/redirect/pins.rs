@@ -102,6 +102,12 @@ pub fn layouts(base: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Whether programs pinned in `pins` look at the connects of a cgroup that exists.
+pub fn is_in_force(pins: &Path) -> bool {
+    let attached = |name| matches!(pinned_link(&pins.join("links").join(name), "cgroup_id"), Ok(Some(link)) if link.attached_to != 0);
+    attached("connect4") && attached("connect6")
+}
+
 /// Whether the cgroup whose connects are turned by the pins in `pins` is gone, or was never joined.
 pub fn cgroup_is_gone(pins: &Path) -> bool {
     match sys::bpf_obj_get(&pins.join("links/connect4")) {
@@ -155,7 +161,7 @@ fn remove_pin(path: &Path) -> bool {
 }
 
 /// Files (links and maps, symbolic links too), and directories from the outermost in.
-fn walk(directory: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+pub(super) fn walk(directory: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
     let mut next = 0;
     while let Some(directory) = directories.get(next).cloned() {

@@ -34,7 +34,9 @@ pub enum Effect {
 
 /// The connect and getpeername programs of one instance.
 pub struct Redirect {
-    pins: PathBuf,
+    pub(super) pins: PathBuf,
+    /// The directory that they are in, and that one's, when the node has another bpffs than at our start.
+    pub(super) moved: Option<(File, PathBuf)>,
     ids: IdRange,
     programs: Ebpf,
 }
@@ -69,6 +71,7 @@ impl Redirect {
         Ok((
             Self {
                 pins,
+                moved: None,
                 ids,
                 programs,
             },
@@ -87,6 +90,11 @@ impl Redirect {
                 .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))?;
         }
         canary::check(cgroup, self.ids, maps)
+    }
+
+    /// The directory that a later agent is told as `--pins`, if it is another than we were.
+    pub fn moved_base(&self) -> Option<&Path> {
+        self.moved.as_ref().map(|(_, base)| base.as_path())
     }
 
     /// Where everything is pinned.

@@ -33,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) unreadable: Arc<[String]>,
     /// Why the objects may not be the API server's; each names its cure.
     pub(crate) out_of_step: Arc<[String]>,
+    /// Why nobody finds what is pinned; with its cure.
+    pub(crate) bpffs: Option<String>,
     /// What fails now.
     pub(crate) failing: Arc<[Failing]>,
     /// In audit mode.
@@ -76,7 +78,8 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     let found = [
         problems::of_agent(&missing),
         problems::of_policies(&facts.policies, &facts.unreadable),
-        problems::of_source(&facts.out_of_step),
+        problems::with_cure(&facts.out_of_step),
+        problems::with_cure(facts.bpffs.as_slice()),
         problems::of_targets(&status.targets),
         problems::of_handshakes(&facts.failing),
         problems::of_audit(facts.audited.as_deref().unwrap_or_default()),

@@ -92,13 +92,13 @@ pub(super) fn of_agent(missing: &[(String, Option<String>)]) -> Vec<Problem> {
     missing.iter().map(problem).collect()
 }
 
-/// Why the objects in force may be old; each names its cure.
-pub(super) fn of_source(out_of_step: &[String]) -> Vec<Problem> {
+/// Why the objects in force may be old, or what is pinned may go; each names its cure.
+pub(super) fn with_cure(texts: &[String]) -> Vec<Problem> {
     let problem = |text: &String| match text.rsplit_once("; ") {
         Some((what, cure)) => Problem::new(what, cure),
         None => Problem::new(text, "see the agent's log"),
     };
-    out_of_step.iter().map(problem).collect()
+    texts.iter().map(problem).collect()
 }
 
 /// With which servers there is no TLS.

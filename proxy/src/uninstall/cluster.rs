@@ -213,7 +213,7 @@ fn cleaning(set: &DaemonSet) -> Result<serde_json::Value> {
     let mut all = arguments(container).peekable();
     while let Some(one) = all.next() {
         let name = one.split('=').next().unwrap_or_default();
-        if ["--pins", "--cache", "--admin"].contains(&name) {
+        if ["--pins", "--cache", "--boot-guard", "--admin"].contains(&name) {
             kept.push(one.replacen("--admin", "--serve", 1));
             if !one.contains('=') {
                 kept.extend(all.next().map(str::to_owned));

@@ -41,11 +41,14 @@ pub struct Options {
     /// Directory of the last objects, kept by an agent in a cluster
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nodetls")]
     pub cache: PathBuf,
+    /// The host's directory of systemd units, where an agent installed the boot guard
+    #[arg(long, value_name = "DIR")]
+    pub boot_guard: Option<PathBuf>,
     /// Try until all is removed, then stay, and be ready at this address: so a DaemonSet's pod says that its node is clean
     #[arg(long, value_name = "ADDR")]
     pub serve: Option<SocketAddr>,
     /// Uninstall from the whole cluster: controller, statuses, every node, then all objects
-    #[arg(long, conflicts_with_all = ["pins", "cache", "serve"])]
+    #[arg(long, conflicts_with_all = ["pins", "cache", "boot_guard", "serve"])]
     pub cluster: bool,
     /// With --cluster: namespace of nodetls itself [default: the one of the pod or kubeconfig]
     #[arg(long, value_name = "NAME", requires = "cluster")]
@@ -69,7 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
         return runtime.block_on(cluster::run(namespace, options.timeout));
     }
     match options.serve {
-        None => remove(&options.pins, &options.cache),
+        None => remove(&options.pins, &options.cache, options.boot_guard.as_deref()),
         Some(address) => runtime.block_on(serve(options, address)),
     }
 }
@@ -85,7 +88,8 @@ async fn serve(options: &Options, address: SocketAddr) -> Result<()> {
     };
     admin::start(address, admin).await?;
     let work = async {
-        while let Err(error) = remove(&options.pins, &options.cache) {
+        let units = options.boot_guard.as_deref();
+        while let Err(error) = remove(&options.pins, &options.cache, units) {
             let error = format!("{error:#}");
             if readiness.set_problem("uninstall", &error) {
                 tracing::error!(error, "not removed yet");

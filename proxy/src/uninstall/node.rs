@@ -6,20 +6,22 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::exec;
+use crate::guard;
 use crate::redirect::{has_living_agent, layouts, remove_pins};
 use crate::source::kube::forget;
 
-/// Removes what is pinned below `base`, and the objects kept in `cache`.
+/// Removes what is pinned below `base`, the objects kept in `cache`, and the boot guard: its unit from `units`, if that is
+/// named.
 ///
 /// # Errors
 /// When an agent or a command is running, or something stays.
-pub(crate) fn remove(base: &Path, cache: &Path) -> Result<()> {
+pub(crate) fn remove(base: &Path, cache: &Path, units: Option<&Path>) -> Result<()> {
     let exists = base
         .try_exists()
         .with_context(|| format!("{} can't be looked at: this needs root", base.display()))?;
     if !exists {
         println!("nothing to remove: {} does not exist", base.display());
-        return forget_objects(cache);
+        return forget_all(cache, units);
     }
     let _no_new_commands = exec::collect_stale(base).context("what `nodetls exec` left")?;
     let layouts = layouts(base);
@@ -54,10 +56,16 @@ pub(crate) fn remove(base: &Path, cache: &Path) -> Result<()> {
     let _ = fs::remove_dir(base.join(exec::EXEC));
     let _ = fs::remove_dir(base);
     println!("{} pins removed", removed.len());
-    forget_objects(cache)
+    forget_all(cache, units)
 }
 
-fn forget_objects(cache: &Path) -> Result<()> {
+/// What is on the disk, and would be refused after the next boot.
+fn forget_all(cache: &Path, units: Option<&Path>) -> Result<()> {
+    match units {
+        Some(units) => guard::remove(units, cache),
+        None => guard::disarm(cache),
+    }
+    .context("the boot guard")?;
     forget(cache)
         .with_context(|| format!("the objects kept in {} can't be removed", cache.display()))
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use nodetls_e2e::nodetls::{self, Component};
-use nodetls_e2e::{Namespace, alone, kubectl, until, wait};
+use nodetls_e2e::{Namespace, alone, kubectl, on_node, text, until, wait};
 
 const URL: &str = "http://server/";
 
@@ -29,6 +29,33 @@ fn a_node_joins_with_a_taint_that_its_agent_removes() {
     nodetls::ours(&["delete", "pod", &agent, "--wait=false"]);
     wait("the taint is gone", || taints().is_empty());
     assert_ne!(nodetls::agent("node2"), agent, "by the new agent");
+}
+
+#[test]
+fn the_boot_guard_is_installed_with_its_component_and_inert_without_it() {
+    let _alone = alone();
+    let namespace = Namespace::with_backend("e2e-boot-guard");
+    let link = "/etc/systemd/system/kubelet.service.requires/nodetls-guard.service";
+    let program = "/var/lib/nodetls/bin/nodetls";
+    let has = |node: &str, file: &str| {
+        let mut test = on_node(node, &["test", "-e", file]);
+        test.status().unwrap().success()
+    };
+    let component = Component::add("boot-guard");
+    for node in ["node1", "node2"] {
+        wait("it is installed", || has(node, link) && has(node, program));
+        // Beside its agent, as when the kubelet is started again.
+        let guard = on_node(node, &[program, "guard"]).output().unwrap();
+        assert!(text(&guard).contains("nothing to do"), "{}", text(&guard));
+        assert!(guard.status.success());
+    }
+    drop(component);
+    // The unit's condition.
+    wait("its program is gone", || {
+        ["node1", "node2"].iter().all(|node| !has(node, program))
+    });
+    namespace.clients(&[("client", "node1")]);
+    namespace.until_ok("client", URL);
 }
 
 #[test]

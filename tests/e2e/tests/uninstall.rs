@@ -68,6 +68,14 @@ fn assert_clean(namespace: &Namespace) {
 fn the_documented_way_leaves_nothing() {
     let _alone = alone();
     let namespace = served("e2e-uninstall");
+    // Ends with the uninstallation, not as a component does.
+    std::mem::forget(nodetls::Component::add("boot-guard"));
+    let guard = "/etc/systemd/system/kubelet.service.requires";
+    let guarded = |node: &str| {
+        let mut test = on_node(node, &["test", "-e", guard]);
+        test.status().unwrap().success()
+    };
+    wait("the guard is installed", || NODES.into_iter().all(guarded));
     let again = Install;
     kubectl(&["apply", "--kustomize", &format!("{MANIFESTS}/uninstall")]);
     let gone = [
@@ -78,6 +86,7 @@ fn the_documented_way_leaves_nothing() {
     ];
     kubectl(&gone);
     assert_clean(&namespace);
+    assert!(!NODES.into_iter().any(guarded), "the guard's unit is left");
     assert_eq!(ancestors(&namespace), "[]");
     drop(again);
     namespace.until_ok("client", URL);

@@ -41,7 +41,7 @@ pub(super) struct Kept {
 
 /// Why a cache is not used. Display names the cure, where there is one.
 #[derive(Debug, Error)]
-pub(super) enum CacheError {
+pub(crate) enum CacheError {
     #[error("it can't be read: {0}")]
     Unreadable(#[from] io::Error),
     #[error("it is of another version of nodetls")]
@@ -138,8 +138,16 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The objects that the last run kept, if there was one.
+///
+/// # Errors
+/// When they can't be used.
+pub(crate) fn kept(dir: &Path) -> Result<Option<Objects>, CacheError> {
+    Ok(read(dir)?.map(Kept::objects))
+}
+
 /// Where the objects are kept.
-pub(super) fn path(dir: &Path) -> PathBuf {
+pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 

@@ -32,7 +32,7 @@ mod store;
 mod tests;
 mod watch;
 
-pub(crate) use cache::forget;
+pub(crate) use cache::{forget, kept, path as kept_path};
 pub use crd::Crd;
 pub(crate) use crd::{VERSIONS, policies};
 pub(crate) use mirror::mirror_source;

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use nodetls_e2e::{KUBECTL, Namespace, kubectl, text, wait};
+use serde_json::{Value, json};
 
 use super::rights::{READ, agent, controller, rights, table, token};
 use super::{container, kubectl_as, overlay, pod, render};
@@ -97,6 +98,23 @@ fn node_roots_mounts_what_the_flag_names() {
         arguments.iter().any(|argument| argument.starts_with(&flag)),
         "{arguments:?}"
     );
+}
+
+#[test]
+fn boot_guard_mounts_the_directory_of_units_that_the_flag_names() {
+    let arguments = arguments("boot-guard", "nodetls-agent");
+    let flag = "--boot-guard=/host/etc/systemd/system";
+    assert_eq!(arguments, ["agent", "--admin=[::]:15020", flag]);
+    let objects = render(&overlay("mounts-boot-guard", &["boot-guard"], ""));
+    let named = |list: &Value| -> Value {
+        let mut all = list.as_array().unwrap().iter();
+        all.find(|one| one["name"] == "boot-guard").unwrap().clone()
+    };
+    let mount = named(&container(&objects, "nodetls-agent")["volumeMounts"]);
+    assert_eq!(mount["mountPath"], "/host/etc/systemd/system");
+    let volume = named(&pod(&objects, "nodetls-agent")["volumes"]);
+    let units = json!({"path": "/etc/systemd/system", "type": "Directory"});
+    assert_eq!(volume["hostPath"], units);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod agent;
+mod boot;
 mod control_plane;
 mod load;
+mod memory;
 mod node;
 mod objects;
 mod process;
@@ -38,11 +40,14 @@ enum Allowed {
     Failure,
     /// And for moments in plaintext: nobody can know an address before the API server has told of it.
     Moments,
+    /// In plaintext, for lack of what prevents it.
+    Plaintext,
 }
 
 /// In the order of the table.
-const ROWS: [&Row; 10] = [
+const ROWS: [&Row; 15] = [
     &agent::KILLED,
+    &memory::OUT_OF_MEMORY,
     &agent::ROLLED_OUT,
     &agent::FAILED_ROLLOUT,
     &control_plane::API_SERVER_AWAY,
@@ -50,8 +55,12 @@ const ROWS: [&Row; 10] = [
     &control_plane::CRD_DELETED,
     &objects::SERVICE_CREATED_AGAIN,
     &objects::SERVICE_WITH_A_NEW_CLUSTER_IP,
+    &objects::TOO_MANY_TARGETS,
     &node::CONTAINERD_RESTARTED,
     &node::SHORT_PODS,
+    &boot::BPFFS_MOUNTED_ANEW,
+    &boot::WITHOUT_GUARD,
+    &boot::WITH_GUARD,
 ];
 
 fn main() -> ExitCode {
@@ -89,6 +98,7 @@ fn run(row: &Row) -> Outcome {
     println!("{}: {outcome:?}", row.name);
     let allowed = match row.allowed {
         Allowed::Moments => outcome.tried / 50,
+        Allowed::Plaintext => outcome.tried,
         _ => 0,
     };
     assert!(outcome.plaintext <= allowed, "plaintext on the wire");
@@ -97,6 +107,12 @@ fn run(row: &Row) -> Outcome {
     }
     if row.allowed == Allowed::Nothing {
         assert_eq!(outcome.refused, 0);
+    }
+    if row.allowed == Allowed::Plaintext {
+        assert!(
+            outcome.plaintext > 0,
+            "what is told of it is not true any more"
+        );
     }
     outcome
 }

@@ -1,7 +1,8 @@
 //! The Service that the load asks, deleted and created again.
 
-use nodetls_e2e::wait;
+use nodetls_e2e::{nodetls, wait};
 
+use crate::agent::{logs, settle};
 use crate::load::Load;
 use crate::{Allowed, Row};
 
@@ -50,3 +51,47 @@ fn create_again(load: &Load, ip: &str) {
          ports: [{{name: https, port: 80, targetPort: 8443}}]}}\n"
     ));
 }
+
+/// 70 ports of each of 1000 endpoints; TARGETS has room for 65,534 addresses.
+pub(crate) const TOO_MANY_TARGETS: Row = Row {
+    name: "too_many_targets",
+    fault: "More addresses are targeted than fit into the map",
+    allowed: Allowed::Nothing,
+    test: |load| {
+        let ports = |field: &str| -> Vec<_> {
+            let port = |i: u32| format!("{{name: p{i}, {field}: {i}}}");
+            (1..=70).map(port).collect()
+        };
+        let address = |i: u32| format!("{{addresses: [10.200.{}.{}]}}", i / 250, i % 250 + 1);
+        let endpoints: Vec<_> = (0..1000).map(address).collect();
+        load.namespace.apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: many}}\nspec: {{clusterIP: None, ports: [{}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: many\n  \
+             labels: {{kubernetes.io/service-name: many, service.kubernetes.io/headless: ''}}\naddressType: IPv4\n\
+             ports: [{}]\nendpoints: [{}]\n",
+            ports("port").join(", "),
+            ports("port").join(", "),
+            endpoints.join(", ")
+        ));
+        let policy =
+            load.namespace
+                .kubectl(&["get", "backendtlspolicy", "server", "--output=json"]);
+        let mut policy: serde_json::Value = serde_json::from_str(&policy).unwrap();
+        policy["metadata"] = serde_json::json!({"name": "many"});
+        policy["spec"]["targetRefs"][0]["name"] = "many".into();
+        load.namespace.apply(&policy.to_string());
+        wait("the agent tells of it", || {
+            let metrics = nodetls::metrics("node1");
+            let missing = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("nodetls_targets_unpublished "));
+            missing == Some("70000")
+        });
+        let cause = "addresses are targeted, but the map TARGETS holds 65534";
+        assert!(logs().contains(cause) && nodetls::status("node1").contains(cause));
+        load.answers(100);
+        load.namespace
+            .kubectl(&["delete", "backendtlspolicy", "many"]);
+        settle(load);
+    },
+};

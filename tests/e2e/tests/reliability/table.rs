@@ -15,9 +15,11 @@ way, such as a name that does not resolve or a Service without endpoints. \"In p
 shows.
 
 Each row is a test in [tests/e2e/tests/reliability/](../tests/e2e/tests/reliability/), which fails if one request is in
-plaintext, or ends in a way that the row does not allow. A new ClusterIP is the one exception: before the API server has
-told of it, nobody can know it, and kube-proxy may be told a moment before nodetls; not one request in fifty may be in
-plaintext then. `cargo xtask e2e` runs them. The figures are those of the run that wrote this file, on two shared cores:
+plaintext, or ends in a way that the row does not allow. There are two exceptions. A new ClusterIP: before the API server
+has told of it, nobody can know it, and kube-proxy may be told a moment before nodetls; not one request in fifty may be in
+plaintext then. And a boot without the boot guard: in plaintext is what pods ask until the agent is back, and the test
+fails if nothing is. (A boot is: the node's pods are stopped, the agent ends, its pins are removed, the guard's unit is
+executed if there is one, and the pods go on.) `cargo xtask e2e` runs them. The figures are those of the run that wrote this file, on two shared cores:
 `NODETLS_BLESS=1 cargo test --package nodetls-e2e --test reliability`.
 
 | Fault | Tried | Refused | Failed | In plaintext | Longest without an answer |

@@ -1,0 +1,153 @@
+//! The guard on the node's disk: this very program, and a systemd unit that the kubelet requires. Files are all that is
+//! written: systemd reads them at the next boot, so nobody has to talk to it.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+const UNIT: &str = "nodetls-guard.service";
+/// The link that `systemctl enable` makes of `RequiredBy`.
+const REQUIRED: &str = "kubelet.service.requires";
+
+/// Puts the guard in place for the next boot: the unit into `units` (the node's /etc/systemd/system), the program into
+/// `cache`, which must have the same path on the node. What is there already is not written again.
+///
+/// # Errors
+/// A file can't be read or written.
+pub(crate) fn install(units: &Path, cache: &Path, pins: &Path) -> Result<()> {
+    let program = fs::read("/proc/self/exe").context("this program can't be read")?;
+    put(&binary(cache), &program, 0o755)?;
+    let unit = include_str!("nodetls-guard.service")
+        .replace("@CACHE@", &cache.display().to_string())
+        .replace("@PINS@", &pins.display().to_string());
+    put(&units.join(UNIT), unit.as_bytes(), 0o644)?;
+    let link = link(units);
+    let made = directory(&link).and_then(|()| or_exists(symlink(format!("../{UNIT}"), &link)));
+    made.with_context(|| format!("{} can't be made", link.display()))
+}
+
+/// Takes the program away, without which the unit does nothing: for an agent that was started without the guard.
+///
+/// # Errors
+/// It can't be removed.
+pub(crate) fn disarm(cache: &Path) -> Result<()> {
+    let binary = binary(cache);
+    or_missing(fs::remove_file(&binary))
+        .with_context(|| format!("{} can't be removed", binary.display()))?;
+    // Whatever else is there is not ours.
+    let _ = fs::remove_dir(cache.join("bin"));
+    Ok(())
+}
+
+/// Removes all that [`install`] made.
+///
+/// # Errors
+/// Something stays.
+pub(crate) fn remove(units: &Path, cache: &Path) -> Result<()> {
+    let link = link(units);
+    for path in [&link, &units.join(UNIT)] {
+        or_missing(fs::remove_file(path))
+            .with_context(|| format!("{} can't be removed", path.display()))?;
+    }
+    let _ = link.parent().map(fs::remove_dir);
+    disarm(cache)
+}
+
+fn binary(cache: &Path) -> PathBuf {
+    cache.join("bin/nodetls")
+}
+
+fn link(units: &Path) -> PathBuf {
+    units.join(REQUIRED).join(UNIT)
+}
+
+/// Writes a file beside and renames it, so that a boot finds the old one or the new one.
+fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let write = || -> io::Result<()> {
+        if fs::read(path).is_ok_and(|before| before == content) {
+            return Ok(());
+        }
+        directory(path)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::Builder::new()
+            .prefix(".nodetls-")
+            .tempfile_in(parent)?;
+        file.write_all(content)?;
+        let opened = file.as_file();
+        opened.set_permissions(Permissions::from_mode(mode))?;
+        opened.sync_all()?;
+        file.persist(path)?;
+        File::open(parent)?.sync_all()
+    };
+    write().with_context(|| format!("{} can't be written", path.display()))
+}
+
+/// Makes the one that `path` is in.
+fn directory(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+fn or_exists(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+fn or_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_run_before_the_kubelet_and_removed_without_a_trace() {
+        let host = tempfile::tempdir().unwrap();
+        let (units, cache) = (host.path().join("system"), host.path().join("cache"));
+        fs::create_dir(&units).unwrap();
+        for _ in 0..2 {
+            install(&units, &cache, Path::new("/pins")).unwrap();
+        }
+        // As systemd finds it: by the link.
+        let unit = fs::read_to_string(link(&units)).unwrap();
+        let binary = binary(&cache).display().to_string();
+        let line = |line: String| assert!(unit.lines().any(|one| one == line), "{line}: {unit}");
+        line(format!("ConditionPathExists={binary}"));
+        let cache_flag = format!("--cache={}", cache.display());
+        line(format!(
+            "ExecStart={binary} guard {cache_flag} --pins=/pins"
+        ));
+        assert!(unit.contains("\nBefore=kubelet.service ") && !unit.contains('@'));
+        assert_eq!(
+            fs::read(&binary).unwrap(),
+            fs::read("/proc/self/exe").unwrap()
+        );
+        let mode = fs::metadata(&binary).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        disarm(&cache).unwrap();
+        assert!(!Path::new(&binary).exists() && link(&units).exists());
+        for _ in 0..2 {
+            remove(&units, &cache).unwrap();
+        }
+        assert_eq!(fs::read_dir(&units).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_written_is_named() {
+        let host = tempfile::tempdir().unwrap();
+        let units = host.path().join("file");
+        fs::write(&units, "").unwrap();
+        let error = install(&units, host.path(), Path::new("/pins")).unwrap_err();
+        let named = format!("{}/{UNIT} can't be written", units.display());
+        assert_eq!(error.to_string(), named);
+    }
+}
