@@ -2,9 +2,9 @@
 //! rewrite.
 
 mod connection;
-mod decide;
+pub(crate) mod decide;
 mod departure;
-mod head;
+pub(crate) mod head;
 mod limit;
 mod names;
 mod opening;
