@@ -9,6 +9,8 @@ pub mod controller;
 mod digest;
 pub mod exec;
 pub mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guard;
 pub mod identity;
 pub mod metrics;

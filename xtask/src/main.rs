@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod image;
 mod interrupt;
 mod oci;
@@ -23,6 +24,7 @@ Examples:
   cargo xtask demo --exec   one command with its TLS ensured, without an agent
   cargo xtask test          everything CI checks (needs root)
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
+  cargo xtask fuzz          made-up input for what reads other people's bytes, some seconds each
   cargo xtask cluster up    a real Kubernetes of two nodes on this machine (needs root)
   cargo xtask e2e           the end-to-end tests, on that cluster
   cargo xtask vm-test 6.1   nodetls and its eBPF programs on another kernel, in an emulated machine (needs root)
@@ -59,6 +61,7 @@ enum Task {
     /// Run all checks and tests, the privileged ones too
     Test,
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
     VmTest(vm::Options),
     Image(image::Options),
     /// A real Kubernetes of two nodes on this machine, for the end-to-end tests
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::VmTest(options) => vm::run(&options),
         Task::Image(options) => image::run(options),
         Task::Cluster { verb } => cluster::run(&verb),

@@ -62,6 +62,7 @@ const DEBIAN_TOOLCHAIN: &str = "rustc-web cargo-web libstd-rust-web-dev-bpf rust
     llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev";
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 /// The workspace's `rust-version`, which Debian's compiler must reach too: (major, minor).
 const RUST_VERSION: (u32, u32) = (1, 95);
 /// From here on Go itself fetches the version that a go.mod asks for.
@@ -194,6 +195,15 @@ pub(crate) fn run(task: For) -> Result<()> {
         bail!("the commands ran, yet something is missing still; run `cargo xtask setup` again");
     }
     Ok(())
+}
+
+/// Installs cargo-fuzz if it is missing; that needs no root.
+pub(crate) fn cargo_fuzz() -> Result<()> {
+    if has("cargo-fuzz", CARGO_FUZZ) {
+        return Ok(());
+    }
+    let install = format!("install cargo-fuzz --version {CARGO_FUZZ} --locked");
+    sh::show_and_run(&mut sh::command("cargo", &install))
 }
 
 /// Whether this process runs as root.

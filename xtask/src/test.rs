@@ -11,7 +11,12 @@ type Stage = (&'static str, fn() -> Result<()>);
 
 const STAGES: [Stage; 10] = [
     ("setup", || setup::run(setup::For::Test)),
-    ("format", || sh::run(&mut sh::cargo("fmt --all --check"))),
+    ("format", || {
+        sh::run(&mut sh::cargo("fmt --all --check"))?;
+        sh::run(&mut sh::cargo(
+            "fmt --manifest-path fuzz/Cargo.toml --check",
+        ))
+    }),
     ("eBPF build", || ebpf::build(false)),
     ("clippy", || {
         sh::run(&mut sh::cargo(

@@ -75,7 +75,7 @@ pub(super) async fn read_opening(
 }
 
 /// What `bytes` are the beginning of; `None` while it is open.
-fn classify(bytes: &[u8]) -> Option<Protocol> {
+pub(crate) fn classify(bytes: &[u8]) -> Option<Protocol> {
     let (first, second) = (bytes.first()?, bytes.get(1));
     if *first == 0x16 && second.is_none_or(|version| *version == 3) {
         return client_hello(bytes);

@@ -60,7 +60,7 @@ fn empty_line(bytes: &[u8]) -> Option<usize> {
 /// http/1.1. All other bytes stay as they are, and so does a head that can't be parsed: it is for the server to judge.
 ///
 /// Only a connection's first request is looked at; where the next one begins is not known yet.
-pub(super) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
+pub(crate) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
     let mut headers = vec![EMPTY_HEADER; first.iter().filter(|byte| **byte == b'\n').count()];
     let mut request = Request::new(&mut headers);
     let Ok(httparse::Status::Complete(end)) = request.parse(&first) else {

@@ -2,10 +2,10 @@
 //! rewrite.
 
 mod connection;
-mod decide;
+pub(crate) mod decide;
 mod departure;
 mod framing;
-mod head;
+pub(crate) mod head;
 mod http1;
 mod limit;
 mod names;

@@ -33,7 +33,7 @@ impl TargetIds {
         ids
     }
 
-    fn new(range: IdRange) -> Self {
+    pub(crate) fn new(range: IdRange) -> Self {
         Self {
             by_address: HashMap::new(),
             resting: HashMap::new(),
@@ -70,7 +70,12 @@ impl TargetIds {
         }
     }
 
-    fn choose(&self, address: Address, now: u32, in_use: impl Fn(u32) -> bool) -> Result<u32> {
+    pub(crate) fn choose(
+        &self,
+        address: Address,
+        now: u32,
+        in_use: impl Fn(u32) -> bool,
+    ) -> Result<u32> {
         if let Some(&id) = self.by_address.get(&address) {
             return Ok(id);
         }
@@ -102,7 +107,7 @@ impl TargetIds {
     }
 
     /// Takes over what IDS says of an id.
-    fn enter(&mut self, id: u32, entry: IdEntry) {
+    pub(crate) fn enter(&mut self, id: u32, entry: IdEntry) {
         if let Some((freed_at, before)) = self.resting.remove(&id) {
             self.queue.remove(&(freed_at, id));
             self.by_address.remove(&before);

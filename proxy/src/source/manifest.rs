@@ -14,28 +14,28 @@ use crate::policy::{CA_KEY, CaKind, CaName, CaObject, ObjectName, Objects};
 
 /// What a file holds.
 #[derive(Debug, Default)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     /// The objects that could be read.
-    pub(super) objects: Objects,
+    pub(crate) objects: Objects,
     /// What Secrets have for client certificates; apart, since it is secret.
-    pub(super) secrets: BTreeMap<ObjectName, TlsSecret>,
+    pub(crate) secrets: BTreeMap<ObjectName, TlsSecret>,
     /// The documents that could not.
-    pub(super) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// Why a document (or an item of a List) was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// From 1; empty documents don't count.
-    pub(super) document: usize,
+    pub(crate) document: usize,
     /// `Kind namespace/name`, as far as known.
-    pub(super) object: Option<String>,
+    pub(crate) object: Option<String>,
     /// What is wrong.
-    pub(super) cause: String,
+    pub(crate) cause: String,
 }
 
 /// Reads a file. Never fails as a whole: what is good is in `objects`, the rest in `problems`.
-pub(super) fn parse(mut bytes: &[u8]) -> Manifest {
+pub(crate) fn parse(mut bytes: &[u8]) -> Manifest {
     let mut manifest = Manifest::default();
     // No snippets: an error must not quote a Secret that stands in the same file.
     let options = serde_saphyr::options! { with_snippet: false };

@@ -10,7 +10,7 @@ use crate::policy::{ObjectName, Objects};
 mod files;
 pub mod kube;
 mod look;
-mod manifest;
+pub(crate) mod manifest;
 
 use self::kube::Kube;
 pub use files::{Files, read_once};

@@ -12,7 +12,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod v1;
-mod verifier;
+pub(crate) mod verifier;
 
 pub use client::{Alpn, TlsClient, TlsClients};
 pub use client_certificate::ClientCertificate;

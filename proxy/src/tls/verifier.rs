@@ -23,7 +23,7 @@ use words::{bad, expired, not_for_servers, not_yet_valid, unusable};
 
 /// Verifies servers for one [`Origination`].
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     origination: Origination,
     anchors: Vec<TrustAnchor<'static>>,
     /// Any one of them authenticates the server.
@@ -34,7 +34,7 @@ pub(super) struct Verifier {
 impl Verifier {
     /// Fails with `PolicyRefused` on a name that is none, or when no CA certificate is usable; a bundle that has some
     /// usable ones works with those.
-    pub(super) fn new(
+    pub(crate) fn new(
         origination: &Origination,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, Failure> {
