@@ -12,7 +12,7 @@ fn upgrades_under_load_refuse_nothing() {
     let (mut world, _ca) = World::with_echo();
     let mut result = String::new();
     let wire = world.capture(|world| {
-        result = world.load(6_000, |world, turn| {
+        result = world.load(20_000, |world, turn| {
             if turn % 2 == 1 {
                 world.upgrade_agent();
             }
@@ -20,7 +20,7 @@ fn upgrades_under_load_refuse_nothing() {
     });
     println!("{result}");
     assert!(
-        result.contains("ok=6000 502=0 refused=0 other=0"),
+        result.contains("ok=20000 502=0 refused=0 other=0"),
         "{result}"
     );
     assert!(world.log().matches("another agent has taken over").count() >= 2);

@@ -101,9 +101,10 @@ fn directory() -> PathBuf {
     sh::top().join("fuzz")
 }
 
-/// Without a sanitizer, which takes an unstable compiler: what is fuzzed is safe Rust.
+/// Without a sanitizer, which takes an unstable compiler: what is fuzzed is safe Rust. By default a crate is compiled in one
+/// piece, on one core.
 fn cargo_fuzz(verb: &str) -> Command {
-    sh::cargo(&format!("fuzz {verb} --sanitizer none"))
+    sh::cargo(&format!("fuzz {verb} --sanitizer none --codegen-units 16"))
 }
 
 fn fuzz(target: &str, seconds: u32) -> Result<Row> {
