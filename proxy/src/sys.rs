@@ -97,33 +97,19 @@ pub fn close_others_on_exec() -> io::Result<()> {
 
 /// Opens what is pinned at `path` on a bpffs.
 pub fn bpf_obj_get(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attr {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = Attr {
-        path: path.as_ptr() as u64,
-        fd: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute is of the size given and its path lives until the call returns.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw const attr,
-            size_of::<Attr>(),
-        )
-    })?;
+    let fd = bpf_obj(BPF_OBJ_GET, path, 0)?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Pins a map or a link at `path` on a bpffs.
 pub fn bpf_obj_pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    bpf_obj(BPF_OBJ_PIN, path, object.as_fd().as_raw_fd() as u32)?;
+    Ok(())
+}
+
+/// Both take the same attribute (linux/bpf.h); what the call returns.
+fn bpf_obj(command: libc::c_long, path: &Path, fd: u32) -> io::Result<libc::c_long> {
     #[repr(C)]
     struct Attr {
         path: u64,
@@ -133,19 +119,11 @@ pub fn bpf_obj_pin(object: impl AsFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attr = Attr {
         path: path.as_ptr() as u64,
-        fd: object.as_fd().as_raw_fd() as u32,
+        fd,
         flags: 0,
     };
     // SAFETY: the attribute is of the size given and its path lives until the call returns.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_PIN,
-            &raw const attr,
-            size_of::<Attr>(),
-        )
-    })?;
-    Ok(())
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<Attr>()) })
 }
 
 /// Replaces the program of an attached link, keeping its position: no packet or connect sees neither.
