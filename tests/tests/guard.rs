@@ -52,7 +52,7 @@ fn keep(world: &World) -> PathBuf {
         .output()
         .unwrap();
     let sum = text(&sum)[..64].to_owned();
-    world.file("objects", &format!("nodetls-objects 3 {sum}\n{body}"))
+    world.file("objects-3", &format!("nodetls-objects 3 {sum}\n{body}"))
 }
 
 fn guard(world: &World, cgroup: &Path) -> (bool, String) {
@@ -139,14 +139,14 @@ fn without_kept_objects_there_is_nothing_to_guard_and_damaged_ones_are_an_error(
     let (world, _ca) = World::without_agent();
     let (done, said) = guard(&world, &world.cgroup);
     assert!(done && said.contains("nothing to guard: "), "{said}");
-    assert!(said.contains("objects does not exist"), "{said}");
+    assert!(said.contains("objects-3 does not exist"), "{said}");
     let file = keep(&world);
     let kept = fs::read_to_string(&file).unwrap();
     fs::write(&file, kept.replace(CLUSTER_IP, "10.96.0.11")).unwrap();
     let (done, said) = guard(&world, &world.cgroup);
     assert!(!done && said.contains("its checksum is wrong"), "{said}");
     assert!(
-        said.contains("objects: the targets are not known"),
+        said.contains("objects-3: the targets are not known"),
         "{said}"
     );
     assert!(!world.pins.exists(), "nothing is pinned");

@@ -60,7 +60,7 @@ fn every_kind_of_ipv6_client_is_secured_and_sees_the_address_it_dialled() {
             answer.contains("\"serverName\": \"www.example.com\""),
             "{kind:?}: {answer}"
         );
-        assert!(wire.len() > 1000, "{kind:?}: {} bytes captured", wire.len());
+        assert!(wire.len() > 100, "{kind:?}: {} bytes captured", wire.len());
         assert_eq!(occurrences(&wire, "marked-plaintext"), 0, "{kind:?}");
     }
     let answer = world.curl(&[&format!("http://{address}/get")]);

@@ -35,10 +35,11 @@ pub(crate) fn install(units: &Path, cache: &Path, pins: &Path) -> Result<()> {
 /// It can't be removed.
 pub(crate) fn disarm(cache: &Path) -> Result<()> {
     let binary = binary(cache);
-    or_missing(fs::remove_file(&binary))
-        .with_context(|| format!("{} can't be removed", binary.display()))?;
-    // Whatever else is there is not ours.
-    let _ = fs::remove_dir(cache.join("bin"));
+    // Of a read-only disk even what is not there can't be removed.
+    if binary.exists() {
+        or_missing(fs::remove_file(&binary))
+            .with_context(|| format!("{} can't be removed", binary.display()))?;
+    }
     Ok(())
 }
 
@@ -53,7 +54,10 @@ pub(crate) fn remove(units: &Path, cache: &Path) -> Result<()> {
             .with_context(|| format!("{} can't be removed", path.display()))?;
     }
     let _ = link.parent().map(fs::remove_dir);
-    disarm(cache)
+    disarm(cache)?;
+    // Whatever else is there is not ours. Until now it may have an SELinux label.
+    let _ = fs::remove_dir(cache.join("bin"));
+    Ok(())
 }
 
 fn binary(cache: &Path) -> PathBuf {

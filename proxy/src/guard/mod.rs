@@ -7,6 +7,8 @@
 mod install;
 
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -23,6 +25,10 @@ use crate::redirect::{
 use crate::source::kube::{kept, kept_path};
 
 pub(crate) use install::{disarm, install, remove};
+
+/// What fails at a boot may go well a moment later, and without us there is no kubelet.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Refuses connects to targeted Services after a boot, until the agent has started. Needs root.
 ///
@@ -83,13 +89,25 @@ pub fn run(options: &Options) -> Result<()> {
         println!("nothing to guard: no address is targeted");
         return Ok(());
     }
+    for _ in 1..ATTEMPTS {
+        match protect(options, &snapshot) {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "trying again"),
+        }
+        sleep(PAUSE);
+    }
+    protect(options, &snapshot)
+}
+
+/// Puts programs and targets into force.
+fn protect(options: &Options, snapshot: &Snapshot) -> Result<()> {
     let cgroup = options.cgroup.clone().map_or_else(default_cgroup, Ok)?;
     let (mut redirect, mut maps) = Redirect::load(&options.pins, Effect::Enforce)?;
     let epoch = Epoch::take(redirect.pins(), &mut maps)?;
     // An agent that starts now waits.
     let _charge = epoch.hold(&maps)?;
     maps.pods.set(current_cookie()?, Mode::Bypass)?;
-    publish(&mut maps, &redirect, &snapshot)?;
+    publish(&mut maps, &redirect, snapshot)?;
     redirect.attach(&cgroup, &mut maps)?;
     println!(
         "connects to {} targeted addresses are refused below {} until the agent has started",
@@ -99,7 +117,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// With ids that the agent takes over. What does not fit it would not publish either.
+/// With ids that the agent takes over, as many as fit.
 fn publish(maps: &mut Maps, redirect: &Redirect, snapshot: &Snapshot) -> Result<()> {
     let mut ids = TargetIds::read(maps, redirect.ids());
     for address in snapshot.targets.keys().take(CAPACITY) {

@@ -260,7 +260,7 @@ async fn goes_on_without_the_api_server_and_after_it() {
     assert_eq!(objects.endpoint_slices.len(), 1);
     state(&kube, |state| state.in_step).await;
     let kept = async {
-        while !cache.join("objects").exists() {
+        while !cache.join("objects-3").exists() {
             sleep(TICK).await;
         }
     };

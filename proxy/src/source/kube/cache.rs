@@ -21,9 +21,13 @@ use super::{Namespaces, Pods};
 use crate::digest::{hex, sha256};
 use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 
-const FILE: &str = "objects";
+/// Its number is that of the layout: each version of nodetls has its own file, and leaves alone what an earlier one, which
+/// may run again, and its boot guard read.
+const FILE: &str = "objects-3";
+/// What the files of all versions begin with.
+const ANY: &str = "objects";
 
-/// Before the digest in the header. Another number for another layout of what is kept.
+/// Before the digest in the header.
 const MAGIC: &str = "nodetls-objects 3 ";
 
 /// What is kept.
@@ -128,11 +132,17 @@ pub(super) fn write(dir: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Removes what was kept, and the directory if that was all and it is no mount of its own.
+/// Removes what any version has kept, and the directory if that was all and it is no mount of its own.
 pub(crate) fn forget(dir: &Path) -> io::Result<()> {
-    match fs::remove_file(path(dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(ANY) {
+            fs::remove_file(entry.path())?;
+        }
     }
     let _ = fs::remove_dir(dir);
     Ok(())
