@@ -18,6 +18,7 @@ pub fn agent(node: &str) -> String {
         "pods",
         "--selector=app.kubernetes.io/component=agent",
         &on,
+        "--sort-by=.metadata.creationTimestamp",
         "--output=jsonpath={.items[*].metadata.name}",
     ];
     // For a moment there may be none that the kubelet calls running.

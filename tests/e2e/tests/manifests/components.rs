@@ -64,10 +64,16 @@ fn arguments(component: &str, workload: &str) -> Vec<String> {
     arguments.collect()
 }
 
+/// The agent's arguments with one more.
+fn agent_with(flag: &str) -> [&str; 4] {
+    let memory = "--memory-limit=$(MEMORY_LIMIT)";
+    ["agent", "--admin=[::]:15020", memory, flag]
+}
+
 #[test]
 fn audit_is_a_flag_of_the_agent() {
     let arguments = arguments("audit", "nodetls-agent");
-    assert_eq!(arguments, ["agent", "--admin=[::]:15020", "--mode=audit"]);
+    assert_eq!(arguments, agent_with("--mode=audit"));
 }
 
 #[test]
@@ -104,7 +110,7 @@ fn node_roots_mounts_what_the_flag_names() {
 fn boot_guard_mounts_the_directory_of_units_that_the_flag_names() {
     let arguments = arguments("boot-guard", "nodetls-agent");
     let flag = "--boot-guard=/host/etc/systemd/system";
-    assert_eq!(arguments, ["agent", "--admin=[::]:15020", flag]);
+    assert_eq!(arguments, agent_with(flag));
     let objects = render(&overlay("mounts-boot-guard", &["boot-guard"], ""));
     let named = |list: &Value| -> Value {
         let mut all = list.as_array().unwrap().iter();
@@ -139,10 +145,7 @@ fn secrets_gives_the_controller_one_right_more() {
 #[test]
 fn client_certificates_gives_the_agent_one_right_more() {
     let arguments = arguments("client-certificates", "nodetls-agent");
-    assert_eq!(
-        arguments,
-        ["agent", "--admin=[::]:15020", "--client-certificates"]
-    );
+    assert_eq!(arguments, agent_with("--client-certificates"));
     let installed = Rights::new("client-certificates");
     let token = token(&installed.namespace.0, &installed.name("nodetls-agent"));
     let secrets = table(&[("", "secrets", "", READ)]);
@@ -155,7 +158,7 @@ fn client_certificates_gives_the_agent_one_right_more() {
 #[test]
 fn startup_taint_lets_an_agent_take_that_taint_from_its_own_node_and_do_nothing_else() {
     let arguments = arguments("startup-taint", "nodetls-agent");
-    assert_eq!(arguments, ["agent", "--admin=[::]:15020", "--remove-taint"]);
+    assert_eq!(arguments, agent_with("--remove-taint"));
     let objects = render(&overlay("startup-taint", &["startup-taint"], ""));
     assert_eq!(
         pod(&objects, "nodetls-controller")["tolerations"][0]["key"],
