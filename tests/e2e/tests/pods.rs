@@ -288,6 +288,8 @@ spec:
   validation:
     hostname: server.example.com
     caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]
+  # Each request is to have its turn.
+  options: {nodetls.io/http-pooling: "off"}
 "#;
 
 #[test]
