@@ -43,17 +43,19 @@ pub(crate) fn disarm(cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that [`install`] made.
+/// Removes all that [`install`] made; of the unit only if `units` is named.
 ///
 /// # Errors
 /// Something stays.
-pub(crate) fn remove(units: &Path, cache: &Path) -> Result<()> {
-    let link = link(units);
-    for path in [&link, &units.join(UNIT)] {
-        or_missing(fs::remove_file(path))
-            .with_context(|| format!("{} can't be removed", path.display()))?;
+pub(crate) fn remove(units: Option<&Path>, cache: &Path) -> Result<()> {
+    if let Some(units) = units {
+        let link = link(units);
+        for path in [&link, &units.join(UNIT)] {
+            or_missing(fs::remove_file(path))
+                .with_context(|| format!("{} can't be removed", path.display()))?;
+        }
+        let _ = link.parent().map(fs::remove_dir);
     }
-    let _ = link.parent().map(fs::remove_dir);
     disarm(cache)?;
     // Whatever else is there is not ours. Until now it may have an SELinux label.
     let _ = fs::remove_dir(cache.join("bin"));
@@ -139,8 +141,10 @@ mod tests {
         assert_eq!(mode & 0o777, 0o755);
         disarm(&cache).unwrap();
         assert!(!Path::new(&binary).exists() && link(&units).exists());
+        remove(None, &cache).unwrap();
+        assert!(!cache.join("bin").exists() && link(&units).exists());
         for _ in 0..2 {
-            remove(&units, &cache).unwrap();
+            remove(Some(&units), &cache).unwrap();
         }
         assert_eq!(fs::read_dir(&units).unwrap().count(), 0);
     }

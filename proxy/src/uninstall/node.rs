@@ -61,11 +61,7 @@ pub(crate) fn remove(base: &Path, cache: &Path, units: Option<&Path>) -> Result<
 
 /// What is on the disk, and would be refused after the next boot.
 fn forget_all(cache: &Path, units: Option<&Path>) -> Result<()> {
-    match units {
-        Some(units) => guard::remove(units, cache),
-        None => guard::disarm(cache),
-    }
-    .context("the boot guard")?;
+    guard::remove(units, cache).context("the boot guard")?;
     forget(cache)
         .with_context(|| format!("the objects kept in {} can't be removed", cache.display()))
 }
