@@ -38,6 +38,11 @@ pub(crate) const API_SERVER_AWAY: Row = Row {
         // What is new is seen again.
         let later = Namespace::with_backend("e2e-api-server-back");
         later.clients(&[("client", "node1")]);
+        // A watch that broke is tried again after half a minute at the latest, and some more (as client-go does).
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while later.curl("client", &[URL]).status != 200 && Instant::now() < deadline {
+            sleep(Duration::from_millis(200));
+        }
         later.until_ok("client", URL);
     },
 };
