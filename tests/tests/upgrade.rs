@@ -65,13 +65,13 @@ fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
     fs::write(manifests.join("service.yaml"), many).unwrap();
     fs::write(manifests.join("policy.yaml"), policy(HOST)).unwrap();
     let mut second = None;
-    let result = world.load(4_000, |world, _| match &second {
+    let result = world.load(20_000, |world, _| match &second {
         None => second = Some(Some(world.start_beside(&manifests))),
         Some(Some(_)) if world.log().contains("can't be published") => second = Some(None),
         _ => {}
     });
     assert!(
-        result.contains("ok=4000 502=0 refused=0 other=0"),
+        result.contains("ok=20000 502=0 refused=0 other=0"),
         "{result}"
     );
     assert!(world.log().contains("can't be published"));
@@ -92,7 +92,7 @@ fn pins_of_another_layout_are_replaced_and_never_misread() {
     let mut result = String::new();
     let wire = world.capture(|world| {
         // Beside a living agent: its programs turn connects until ours are complete, then there is a moment of refusal.
-        result = world.load(3_000, |world, turn| {
+        result = world.load(10_000, |world, turn| {
             if turn == 1 {
                 change_layout(world);
                 world.upgrade_agent();
