@@ -7,6 +7,7 @@ pub mod agent;
 pub mod check;
 pub mod controller;
 mod digest;
+mod durable;
 pub mod exec;
 pub mod failure;
 #[cfg(fuzzing)]

@@ -1,12 +1,14 @@
 //! The guard on the node's disk: this very program, and a systemd unit that the kubelet requires. Files are all that is
 //! written: systemd reads them at the next boot, so nobody has to talk to it.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+
+use crate::durable::replace;
 
 const UNIT: &str = "nodetls-guard.service";
 /// The link that `systemctl enable` makes of `RequiredBy`.
@@ -70,23 +72,14 @@ fn link(units: &Path) -> PathBuf {
     units.join(REQUIRED).join(UNIT)
 }
 
-/// Writes a file beside and renames it, so that a boot finds the old one or the new one.
+/// Writes a file unless it is there.
 fn put(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let write = || -> io::Result<()> {
         if fs::read(path).is_ok_and(|before| before == content) {
             return Ok(());
         }
         directory(path)?;
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::Builder::new()
-            .prefix(".nodetls-")
-            .tempfile_in(parent)?;
-        file.write_all(content)?;
-        let opened = file.as_file();
-        opened.set_permissions(Permissions::from_mode(mode))?;
-        opened.sync_all()?;
-        file.persist(path)?;
-        File::open(parent)?.sync_all()
+        replace(path, ".nodetls-", content, mode)
     };
     write().with_context(|| format!("{} can't be written", path.display()))
 }
@@ -113,6 +106,8 @@ fn or_missing(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -4,8 +4,8 @@
 //! only `ca.crt`. Written to a temporary file and renamed, so a reader sees the old one or the new one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::mirror::mirrored;
 use super::{Namespaces, Pods};
 use crate::digest::{hex, sha256};
+use crate::durable::replace;
 use crate::policy::{BackendTlsPolicy, CaName, CaObject, ObjectName, Objects};
 
 /// Its number is that of the layout: each version of nodetls has its own file, and leaves alone what an earlier one, which
@@ -125,11 +126,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<Kept>, CacheError> {
 /// Puts `bytes` in the place of what was kept before; mode 0600. Creates the directory if need be.
 pub(super) fn write(dir: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let mut file = tempfile::Builder::new().prefix(FILE).tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path(dir))?;
-    File::open(dir)?.sync_all()
+    replace(&path(dir), FILE, bytes, 0o600)
 }
 
 /// Removes what any version has kept, and the directory if that was all and it is no mount of its own.
