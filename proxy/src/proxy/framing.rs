@@ -93,10 +93,12 @@ impl Framing {
 
     /// Whether the server's connection can serve another client.
     pub(super) fn at_rest(&self) -> bool {
-        self.is_answered()
-            && self.requests.between_messages()
-            && !self.requests.own
-            && !self.responses.own
+        self.is_answered() && self.requests.between_messages() && !self.is_own()
+    }
+
+    /// Whether the connection is this client's own: see the module.
+    pub(super) fn is_own(&self) -> bool {
+        self.requests.own || self.responses.own
     }
 
     /// Whether the server has said all that it was asked for.
@@ -116,7 +118,7 @@ impl Framing {
         let safe = methods
             .iter()
             .any(|method| first.starts_with(method.as_bytes()));
-        safe && self.is_one_request() && !self.requests.own
+        safe && self.is_one_request() && !self.is_own()
     }
 }
 
@@ -186,31 +188,29 @@ impl Reader {
         head: &mut impl FnMut(&[u8]) -> Result<Option<Head>, GiveUp>,
     ) -> Result<Option<Body>, GiveUp> {
         let before = self.partial.len();
-        if before == 0 {
+        let found = if before == 0 {
             // As a rule it comes at once.
-            if let Some(head) = head(bytes)? {
-                self.own |= head.own;
-                *bytes = &bytes[head.bytes..];
-                return Ok(Some(head.body));
-            }
-        }
-        self.partial.extend_from_slice(bytes);
-        let mut found = None;
-        // Not byte by byte, over and over.
-        if before > 0 && bytes.contains(&b'\n') {
-            found = head(&self.partial)?;
-        }
-        let Some(head) = found else {
-            *bytes = &[];
-            return match self.partial.len() {
-                ..=MAX_HEAD => Ok(None),
-                _ => Err(GiveUp),
-            };
+            head(bytes)?
+        } else {
+            self.partial.extend_from_slice(bytes);
+            // Not byte by byte, over and over.
+            let may_end = bytes.contains(&b'\n');
+            may_end.then(|| head(&self.partial)).transpose()?.flatten()
         };
-        self.own |= head.own;
-        *bytes = bytes.get(head.bytes - before..).ok_or(GiveUp)?;
-        self.partial.clear();
-        Ok(Some(head.body))
+        if let Some(head) = found {
+            self.own |= head.own;
+            *bytes = bytes.get(head.bytes - before..).ok_or(GiveUp)?;
+            self.partial.clear();
+            return Ok(Some(head.body));
+        }
+        if before == 0 {
+            self.partial.extend_from_slice(bytes);
+        }
+        *bytes = &[];
+        match self.partial.len() {
+            ..=MAX_HEAD => Ok(None),
+            _ => Err(GiveUp),
+        }
     }
 
     /// A line without its end, once it is complete.

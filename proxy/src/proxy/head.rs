@@ -95,7 +95,6 @@ pub(crate) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
 
 /// The head that `first` begins with without `Connection: close`, and what comes after it; none if it does not say that.
 pub(super) fn without_close(first: &[u8]) -> Option<Vec<u8>> {
-    let closes = |token: &[u8]| token.eq_ignore_ascii_case(b"close");
     let mut headers = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = Request::new(&mut headers);
     let Ok(httparse::Status::Complete(end)) = request.parse(first) else {
@@ -106,11 +105,11 @@ pub(super) fn without_close(first: &[u8]) -> Option<Vec<u8>> {
         .iter()
         .filter(|header| is(header, "Connection"));
     connection
-        .any(|header| tokens(header).any(closes))
+        .any(|header| tokens(header).any(is_close))
         .then(|| {
             edited(first, end, request.headers, |header, line| {
                 if is(header, "Connection") {
-                    without(header, line, closes)
+                    without(header, line, is_close)
                 } else {
                     line.to_vec()
                 }
@@ -137,7 +136,7 @@ fn edited(
     kept
 }
 
-fn is(header: &Header, name: &str) -> bool {
+pub(in crate::proxy) fn is(header: &Header, name: &str) -> bool {
     header.name.eq_ignore_ascii_case(name)
 }
 
@@ -145,8 +144,15 @@ fn is_h2c(token: &[u8]) -> bool {
     token.eq_ignore_ascii_case(b"h2c")
 }
 
+/// Of a Connection header.
+pub(in crate::proxy) fn is_close(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"close")
+}
+
 /// The elements of a list (RFC 9110 section 5.6.1).
-fn tokens<'a>(header: &Header<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+pub(in crate::proxy) fn tokens<'a>(
+    header: &Header<'a>,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let elements = header.value.split(|byte| *byte == b',');
     elements
         .map(<[u8]>::trim_ascii)

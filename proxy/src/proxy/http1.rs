@@ -53,7 +53,7 @@ impl Connection {
             let asking = ask(&mut pooled.stream, &opening.first, patience);
             let idle_timeout = self.route.options().idle_timeout;
             let answer = tokio::select! {
-                answer = departure.or(asking) => answer?,
+                answer = departure.or(async { Ok(asking.await) }) => answer?,
                 () = until_idle(&self.sent, &self.received, idle_timeout) => {
                     close(client);
                     return Err(idle_for(idle_timeout));
@@ -96,26 +96,27 @@ impl Connection {
 /// Follows a client's first bytes. That it wants its connection closed after one answer (`true`) is for us to do, and no
 /// reason for the server to close its own.
 fn follow(first: &mut Vec<u8>) -> (Framing, bool) {
-    if let Some(open) = without_close(first) {
+    let followed = |bytes: &[u8]| {
         let mut framing = Framing::default();
-        framing.requests(&open);
+        framing.requests(bytes);
+        framing
+    };
+    let framing = followed(first);
+    if framing.is_own()
+        && let Some(open) = without_close(first)
+    {
+        let framing = followed(&open);
         if framing.is_one_request() {
             *first = open;
             return (framing, true);
         }
     }
-    let mut framing = Framing::default();
-    framing.requests(first);
     (framing, false)
 }
 
 /// The beginning of the answer on a connection that was at rest; none if the server has closed it meanwhile, or is not
 /// there any more: does not acknowledge within `patience`.
-async fn ask(
-    stream: &mut ServerStream,
-    request: &[u8],
-    patience: Duration,
-) -> Result<Option<Vec<u8>>, Failure> {
+async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> Option<Vec<u8>> {
     set_user_timeout(stream, Some(patience));
     let mut answer = Vec::with_capacity(FIRST_READ);
     let asking = async {
@@ -127,7 +128,7 @@ async fn ask(
     set_user_timeout(stream, None);
     // What some servers say to nobody before they close a connection at rest.
     let answered = answered && !answer.starts_with(b"HTTP/1.1 408 ");
-    Ok(answered.then_some(answer))
+    answered.then_some(answer)
 }
 
 /// RFC 5482; without one the kernel goes on for a quarter of an hour. Fails only on a socket that is dead already.

@@ -43,9 +43,6 @@ use crate::pods::{Pod, Serve};
 /// How long to leave a full machine alone before accepting again.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How many connections to servers may be at rest, of one node.
-const MAX_RESTING: usize = 4096;
-
 /// Serves the connections of all pods.
 pub struct Proxy {
     /// The published targets.
@@ -102,8 +99,8 @@ impl Proxy {
     ) -> Self {
         let (draining, tasks) = (CancellationToken::new(), TaskTracker::new());
         let scarce = Scarce::new(limits.memory);
-        let resting = MAX_RESTING.min(scarce.connections() / 8);
-        let pool = Arc::new(Pool::new(resting, metrics.pooled_connections.clone()));
+        let (resting, size) = (scarce.connections() / 8, &metrics.pooled_connections);
+        let pool = Arc::new(Pool::new(resting, size.clone()));
         tasks.spawn(tend(Arc::clone(&pool), routes.clone(), draining.clone()));
         Self {
             routes,

@@ -24,6 +24,8 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// For one pod and target.
 const MAX_EACH: usize = 32;
+/// Of one node.
+const MAX_ALL: usize = 4096;
 /// How often connections are looked after.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -102,12 +104,11 @@ fn nobody() -> Context<'static> {
 }
 
 impl Pool {
-    /// An empty one, for so many; `size` is its metric.
+    /// An empty one, for so many at most; `size` is its metric.
     pub(super) fn new(limit: usize, size: IntGauge) -> Self {
-        let shelves = Mutex::default();
         Self {
-            shelves,
-            limit,
+            shelves: Mutex::default(),
+            limit: limit.min(MAX_ALL),
             size,
         }
     }
@@ -128,7 +129,8 @@ impl Pool {
         if shelf.streams.is_empty() {
             shelves.by_key.remove(&key(pod, route));
         }
-        self.resize(&mut shelves, |size| size - taken);
+        shelves.size -= taken;
+        self.show_size(&shelves);
         found
     }
 
@@ -154,7 +156,8 @@ impl Pool {
         let shelf = shelves.by_key.entry(key(pod, route)).or_insert_with(new);
         let put = Instant::now();
         shelf.streams.push(Resting { put, pooled });
-        self.resize(&mut shelves, |size| size + 1);
+        shelves.size += 1;
+        self.show_size(&shelves);
     }
 
     /// Closes those of a pod.
@@ -194,7 +197,8 @@ impl Pool {
             shelf.streams = streams;
             !shelf.streams.is_empty()
         });
-        self.resize(&mut shelves, |size| size - gone.len());
+        shelves.size -= gone.len();
+        self.show_size(&shelves);
         // Others need not wait for it.
         drop(shelves);
         for resting in gone {
@@ -202,10 +206,9 @@ impl Pool {
         }
     }
 
-    fn resize(&self, shelves: &mut Shelves, to: impl FnOnce(usize) -> usize) {
-        shelves.size = to(shelves.size);
-        self.size
-            .set(i64::try_from(shelves.size).unwrap_or(i64::MAX));
+    fn show_size(&self, shelves: &Shelves) {
+        let size = i64::try_from(shelves.size);
+        self.size.set(size.unwrap_or(i64::MAX));
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {

@@ -3,7 +3,7 @@
 use httparse::{EMPTY_HEADER, Header, Request, Response, Status};
 
 use super::GiveUp;
-use crate::proxy::head::MAX_FIELDS;
+use crate::proxy::head::{MAX_FIELDS, is, is_close, tokens};
 
 const AUTHENTICATION: [&str; 4] = [
     "Authorization",
@@ -103,27 +103,27 @@ struct Fields {
 impl Fields {
     fn read(headers: &[Header]) -> Result<Self, GiveUp> {
         let mut fields = Self::default();
-        for Header { name, value } in headers {
-            let is = |other: &str| name.eq_ignore_ascii_case(other);
-            let mut elements = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for header in headers {
+            let is = |name: &str| is(header, name);
             if is("Content-Length") {
-                let length = number(value, 10)?;
+                let length = number(header.value, 10)?;
                 match fields.content_length.replace(length) {
                     Some(before) if before != length => return Err(GiveUp),
                     before => fields.own |= before.is_some(),
                 }
             } else if is("Transfer-Encoding") {
                 let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-                // The last coding is what counts.
-                if !elements.next_back().is_some_and(chunked) {
+                let last = header.value.rsplit(|byte| *byte == b',').next();
+                // It is what counts.
+                if !last.is_some_and(|coding| chunked(coding.trim_ascii())) {
                     return Err(GiveUp);
                 }
-                fields.own |= fields.chunked || !chunked(value);
+                fields.own |= fields.chunked || !chunked(header.value);
                 fields.chunked = true;
             } else if is("Connection") {
-                fields.own |= elements.any(|token| token.eq_ignore_ascii_case(b"close"));
+                fields.own |= tokens(header).any(is_close);
             } else if AUTHENTICATION.iter().any(|name| is(name)) {
-                fields.own |= elements.any(is_of_connection);
+                fields.own |= tokens(header).any(is_of_connection);
             }
             fields.own |= is("Expect");
             fields.upgrade |= is("Upgrade");
