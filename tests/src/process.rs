@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
+use rustix::process::{Pid, WaitOptions, waitpid};
+
 /// A process that ends with the test, however that ends.
 pub struct Running {
     child: Child,
@@ -61,6 +63,13 @@ impl Running {
         assert!(kill.status().unwrap().success());
     }
 
+    /// Sends it SIGSTOP, and every thread of it stands still: until then one may read what comes.
+    pub fn stop(&self) {
+        self.signal("STOP");
+        let status = waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED).unwrap();
+        assert!(status.unwrap().1.stopped());
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -109,7 +118,7 @@ pub(crate) fn netns_exec(netns: &str, program: &str) -> Command {
 }
 
 /// Runs `ip` with these words.
-pub(crate) fn ip(words: &str) {
+pub fn ip(words: &str) {
     let mut command = Command::new("ip");
     let output = command.args(words.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {words}: {}", text(&output));

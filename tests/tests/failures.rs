@@ -102,7 +102,7 @@ fn is_reset(answer: &str) -> bool {
 fn a_peer_is_named_by_id_and_port() {
     let (world, _ca) = World::with_echo();
     // Connections wait in the backlog, so that no reset comes before the question.
-    world.agent().signal("STOP");
+    world.agent().stop();
     for (address, peer) in [
         ("127.128.0.1:443", ADDRESS),
         ("127.128.0.1:444", "127.128.0.1:444"),

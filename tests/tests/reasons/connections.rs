@@ -1,11 +1,11 @@
 //! Connections that can't be made, or break.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use nodetls::failure::Reason;
-use nodetls_tests::{BACKEND_IP, CLUSTER_IP, World, binary, policy};
+use nodetls_tests::{BACKEND_IP, CLUSTER_IP, World, binary, ip, policy};
 
 use crate::rig::{Rig, url};
 
@@ -19,9 +19,7 @@ fn servers_out_of_reach() {
     let closed = rig.port();
     let [unreachable, prohibited, absent] = ["10.98.0.1", "10.98.0.2", "10.99.0.77"];
     for (kind, address) in [("unreachable", unreachable), ("prohibit", prohibited)] {
-        let mut route = Command::new("ip");
-        route.args(["-n", &rig.world.pod, "route", "add", kind, address]);
-        assert!(route.status().unwrap().success());
+        ip(&format!("-n {} route add {kind} {address}", rig.world.pod));
     }
     let [unreachable, prohibited, absent, none] =
         [unreachable, prohibited, absent, ""].map(|address| rig.port_at(address));
@@ -158,7 +156,7 @@ fn connections_that_break() {
     let sent = |world: &World| world.metric("nodetls_sent_bytes_total", &[]);
     rig.world
         .wait("the upload has begun", |world| sent(world) > 0.0);
-    broken_server.signal("STOP");
+    broken_server.stop();
     // Until all buffers are full, so that it is the pending write that fails first.
     let mut before = 0.0;
     while before < sent(&rig.world) {
@@ -179,7 +177,7 @@ fn connections_that_break() {
     rig.world.wait("the client is connected", |world| {
         world.metric("nodetls_sent_bytes_total", &[&port]) > 0.0
     });
-    client.signal("STOP");
+    client.stop();
     left_server.say("unread\n");
     rig.world.wait("the client has bytes to read", |world| {
         world.metric("nodetls_received_bytes_total", &[&port]) > 0.0
