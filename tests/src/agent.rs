@@ -107,6 +107,12 @@ impl World {
         (output.status.code().unwrap(), text(&output))
     }
 
+    /// How many files the agent has open.
+    pub fn open_files(&self) -> usize {
+        let files = format!("/proc/{}/fd", self.agent().id());
+        fs::read_dir(files).unwrap().count()
+    }
+
     /// What the agent has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

@@ -19,7 +19,7 @@ pub use manifests::{
     config_map, policy, policy_with, policy_with_client_certificate, service,
     service_without_slice, tls_secret, without_ready_endpoint,
 };
-pub use process::{Running, binary, text};
+pub use process::{Running, binary, ip, text};
 pub use world::World;
 
 /// The Service's address.

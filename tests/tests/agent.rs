@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{ADDRESS, HOST, Running, URL, World, binary, occurrences, policy};
+use nodetls_tests::{ADDRESS, HOST, Running, URL, World, binary, ip, occurrences, policy};
 
 #[test]
 fn a_killed_agent_means_refused_and_a_restart_picks_up() {
@@ -82,11 +82,11 @@ fn a_netns_that_appears_later_is_enrolled_and_released_when_it_goes() {
     let pattern = format!("{}*", world.pod);
     world.start_agent_for(&pattern);
     let late = format!("{}-late", world.pod);
-    ip(&["netns", "add", &late]);
+    ip(&format!("netns add {late}"));
     world.wait("the new netns is enrolled", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 2.0
     });
-    ip(&["netns", "del", &late]);
+    ip(&format!("netns del {late}"));
     world.wait("it is released", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 1.0
     });
@@ -104,16 +104,16 @@ fn our_own_netns_is_never_enrolled_nor_forgotten() {
         dial.args([ADDRESS, "--nonblocking"]).output().unwrap();
         world.connects("bypassed", "netns")
     };
-    ip(&["netns", "attach", &name, &std::process::id().to_string()]);
+    ip(&format!("netns attach {name} {}", std::process::id()));
     // A later netns shows that the agent has seen the name.
     let late = format!("{}-late", world.pod);
-    ip(&["netns", "add", &late]);
+    ip(&format!("netns add {late}"));
     world.wait("seen", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 2.0
     });
     let first = bypassed(&world);
-    ip(&["netns", "del", &name]);
-    ip(&["netns", "del", &late]);
+    ip(&format!("netns del {name}"));
+    ip(&format!("netns del {late}"));
     world.wait("gone", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 1.0
     });
@@ -208,9 +208,4 @@ fn a_second_sigterm_ends_at_once() {
         "cut off is not a clean end: {answer}"
     );
     assert!(world.log().contains("shut_down"));
-}
-
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().unwrap();
-    assert!(status.success(), "ip {arguments:?}");
 }

@@ -1,9 +1,7 @@
 //! Services without selector that stand for a host outside of the cluster, which is found by DNS.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::process::Command;
-
-use nodetls_tests::{ADDRESS, CLUSTER_IP, Ca, HOST, URL, World, config_map, policy};
+use nodetls_tests::{ADDRESS, CLUSTER_IP, Ca, HOST, URL, World, config_map, ip, policy};
 
 /// A second address of the backend.
 const SECOND_IP: &str = "10.99.0.3";
@@ -14,16 +12,10 @@ const FIRST: &str = "api.example.com,10.99.0.2,60";
 fn without_agent(listen: &str, records: &[&str]) -> World {
     let ca = Ca::new("test-ca");
     let mut world = World::new();
-    let add = [
-        "-n",
-        &world.backend,
-        "addr",
-        "add",
-        "10.99.0.3/24",
-        "dev",
-        "eth0",
-    ];
-    assert!(Command::new("ip").args(add).status().unwrap().success());
+    ip(&format!(
+        "-n {} addr add 10.99.0.3/24 dev eth0",
+        world.backend
+    ));
     let mut echo = world.tls_server("tls-echo", &ca.sign(HOST), 8443);
     echo.args(["--listen", listen]);
     world.serve(echo, 8443);

@@ -1,10 +1,8 @@
 //! Headless Services: clients dial the endpoints themselves.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::process::Command;
-
 use nodetls_tests::{
-    BACKEND_IP, BACKEND_IP6, Ca, HOST, Running, World, config_map, occurrences, policy,
+    BACKEND_IP, BACKEND_IP6, Ca, HOST, Running, World, config_map, ip, occurrences, policy,
 };
 
 /// Endpoints on the backend, besides [`BACKEND_IP`].
@@ -35,10 +33,8 @@ fn slice(family: &str, ips: &[&str]) -> String {
 fn world() -> World {
     let ca = Ca::new("test-ca");
     let mut world = World::new();
-    for ip in [SECOND, THIRD] {
-        let arguments = ["-n", &world.backend, "addr", "add", ip, "dev", "eth0"];
-        let status = Command::new("ip").args(arguments).status();
-        assert!(status.unwrap().success());
+    for address in [SECOND, THIRD] {
+        ip(&format!("-n {} addr add {address} dev eth0", world.backend));
     }
     world.echo(&ca.sign(HOST), 8443);
     world.manifest("service.yaml", SERVICE);

@@ -21,12 +21,6 @@ fn open_connections(world: &World) -> f64 {
     world.metric("nodetls_open_connections", &[])
 }
 
-fn open_files(world: &World) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", world.agent().id()))
-        .unwrap()
-        .count()
-}
-
 /// Clock ticks (10 ms) that the agent has computed for.
 fn cpu_ticks(world: &World) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", world.agent().id())).unwrap();
@@ -152,7 +146,7 @@ fn a_client_that_leaves_takes_its_handshake_along_but_one_that_is_half_closed_st
         let silent = world.in_backend(&binary("silent"));
         world.serve(silent, 8443);
     });
-    let files = open_files(&world);
+    let files = world.open_files();
     let send = ["--send", GET, "--patience", "60"];
     let dialling = |arguments: &[&str]| world.dialling(&[&[ADDRESS], arguments].concat());
     let half_closed = dialling(&[&["--half-close"], &send[..]].concat());
@@ -184,7 +178,7 @@ fn a_client_that_leaves_takes_its_handshake_along_but_one_that_is_half_closed_st
     );
     drop(half_closed);
     world.wait("nothing is left", |world| {
-        upstream_connections(world) == 0 && open_files(world) <= files
+        upstream_connections(world) == 0 && world.open_files() <= files
     });
     counted(&world, "client_gone", 11.0);
 }
@@ -262,7 +256,7 @@ fn when_files_run_short_more_connections_are_reset_and_open_ones_go_on() {
     thread::sleep(Duration::from_secs(2));
     let ticks = cpu_ticks(&world) - before;
     assert!(ticks < 20, "{ticks}0 ms of CPU in 2 s");
-    assert!(open_files(&world) < 400);
+    assert!(world.open_files() < 400);
     let log = world.log();
     assert_eq!(
         log.matches("too many open connections on this node")

@@ -1,7 +1,6 @@
 //! What one pod or one server does at its worst is nobody else's matter.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,11 +29,6 @@ fn others_are_served(world: &World, other: &str) -> Duration {
     (0..20).map(request).max().unwrap()
 }
 
-fn open_files(world: &World) -> usize {
-    let files = format!("/proc/{}/fd", world.agent().id());
-    fs::read_dir(files).unwrap().count()
-}
-
 #[test]
 fn a_pod_that_does_its_worst_disturbs_no_other() {
     let (mut world, _ca) = World::without_agent();
@@ -42,7 +36,7 @@ fn a_pod_that_does_its_worst_disturbs_no_other() {
     world.agent_flags = vec!["--connections-per-netns", "40"];
     world.start_agent_for(&world.pod.replace("-pod-", "-*-"));
     others_are_served(&world, &other);
-    let files = open_files(&world);
+    let files = world.open_files();
 
     // A head and a ClientHello byte by byte, garbage; idle ones up to the limit; those beyond it, opened and abandoned.
     let drip = |send: &str| world.dialling(&[ADDRESS, "--send", send, "--each", "500"]);
@@ -63,10 +57,10 @@ fn a_pod_that_does_its_worst_disturbs_no_other() {
 
     let slowest = others_are_served(&world, &other);
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-    assert!(open_files(&world) <= files + 2 * 40 + 20, "{files}");
+    assert!(world.open_files() <= files + 2 * 40 + 20, "{files}");
     drop(bad);
     world.wait("nothing is left of it", |world| {
-        world.metric("nodetls_open_connections", &[]) == 0.0 && open_files(world) <= files
+        world.metric("nodetls_open_connections", &[]) == 0.0 && world.open_files() <= files
     });
 }
 

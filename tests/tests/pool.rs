@@ -2,11 +2,10 @@
 //! time it takes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use nodetls_tests::{ADDRESS, Ca, HOST, URL, World, config_map, policy_with};
+use nodetls_tests::{ADDRESS, Ca, HOST, URL, World, config_map, ip, policy_with};
 
 /// Tells which of nginx's connections it is, which of its requests, and what it says of the connection.
 const TELL: &str = "default_type text/plain; \
@@ -93,13 +92,6 @@ fn a_pod_s_connections_are_its_own() {
     world.start_agent_for(&pattern);
     // Two netns that reach the server by the same addresses.
     let other = format!("{}-other", world.pod);
-    let ip = |arguments: &str| {
-        let mut ip = Command::new("ip");
-        assert!(
-            ip.args(arguments.split(' ')).status().unwrap().success(),
-            "{arguments}"
-        );
-    };
     let (pod, backend) = (&world.pod, &world.backend);
     ip(&format!("netns add {other}"));
     ip(&format!("-n {other} link set lo up"));
