@@ -46,14 +46,14 @@ impl Compiler {
             self.installation = installation.clone();
             self.seen.ca_secrets = objects.ca_secrets;
         }
-        // In order, since those beside each other are beside each other in memory.
-        let (mut services, mut policies) = (BTreeSet::new(), BTreeSet::new());
+        let (mut services, mut policies) = (Vec::new(), Vec::new());
         self.follow_policies(objects, &mut services, &mut policies);
         self.follow_services(objects, &mut services);
         self.follow_slices(objects, &mut services);
+        order(&mut services);
         let addresses = self.attach(&services, &mut policies);
         self.settle(addresses, &services, &mut policies);
-        let policies: Vec<_> = policies.into_iter().collect();
+        order(&mut policies);
         let statuses = parallel::map(&policies, |name| {
             match (self.policies.get(name), self.seen.policies.get(name)) {
                 (Some(policy), _) => Some(self.status(policy)),
@@ -80,8 +80,8 @@ impl Compiler {
     fn follow_policies(
         &mut self,
         objects: &Objects,
-        services: &mut BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &mut Vec<ObjectName>,
+        policies: &mut Vec<ObjectName>,
     ) {
         let cas = changes(&mut self.seen.ca_objects, &objects.ca_objects, |a, b| {
             a == b
@@ -94,43 +94,43 @@ impl Compiler {
             let named = |policy: &Policy| policy.cas.iter().any(|ca| cas.contains(ca));
             let naming = self.policies.values().filter(|policy| named(policy));
             policies.extend(naming.map(|policy| policy.name.clone()));
+            order(policies);
         }
-        let names: Vec<_> = policies.iter().collect();
-        let all = parallel::map(&names, |name| {
-            let policy = objects.policies.get(*name);
+        let all = parallel::map(policies, |name| {
+            let policy = objects.policies.get(name);
             let policy = policy.filter(|policy| !policy.is_opted_out())?;
             Some((policy, read(policy)))
         });
-        for (name, read) in names.into_iter().zip(all) {
+        for (name, read) in policies.iter().zip(all) {
             if let Some(before) = self.policies.remove(name) {
-                for service in before.services() {
-                    if let Some(claimants) = self.claimants.get_mut(&service) {
+                for service in &before.services {
+                    if let Some(claimants) = self.claimants.get_mut(service) {
                         claimants.remove(name);
                     }
-                    services.insert(service);
                 }
+                services.extend(before.services.iter().cloned());
             }
             let Some((policy, read)) = read else {
                 continue;
             };
             let (authorities, installation) = (&mut self.authorities, &self.installation);
             let policy = Policy::new(name, policy, read, authorities, objects, installation);
-            for service in policy.services() {
+            for service in &policy.services {
                 let claimants = self.claimants.entry(service.clone()).or_default();
                 claimants.insert(name.clone());
-                services.insert(service);
             }
+            services.extend(policy.services.iter().cloned());
             self.policies.insert(name.clone(), Arc::new(policy));
         }
     }
 
-    fn follow_services(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
+    fn follow_services(&mut self, objects: &Objects, services: &mut Vec<ObjectName>) {
         let changed = changes(&mut self.seen.services, &objects.services, same);
         let mut moved = false;
         for change in changed {
             let (before, now) = (change.before.as_deref(), change.now.as_deref());
             moved |= self.cluster_ips.replace(&change.name, before, now);
-            services.insert(change.name);
+            services.push(change.name);
         }
         if moved {
             let all = self.attached.values().map(|attached| &attached.view);
@@ -139,7 +139,7 @@ impl Compiler {
         }
     }
 
-    fn follow_slices(&mut self, objects: &Objects, services: &mut BTreeSet<ObjectName>) {
+    fn follow_slices(&mut self, objects: &Objects, services: &mut Vec<ObjectName>) {
         let (seen, now) = (&mut self.seen.endpoint_slices, &objects.endpoint_slices);
         for change in changes(seen, now, same) {
             if let Some(before) = &change.before {
@@ -154,12 +154,11 @@ impl Compiler {
     /// Brings these Services and the policies that name them together. The addresses that they have, or had.
     fn attach(
         &mut self,
-        services: &BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &[ObjectName],
+        policies: &mut Vec<ObjectName>,
     ) -> Vec<SocketAddr> {
-        let names: Vec<_> = services.iter().collect();
-        let attached = parallel::map(&names, |name| {
-            let service = self.seen.services.get(*name)?;
+        let attached = parallel::map(services, |name| {
+            let service = self.seen.services.get(name)?;
             let claimants = self.claimants_of(name).collect::<Vec<_>>();
             if claimants.is_empty() {
                 return None;
@@ -168,7 +167,7 @@ impl Compiler {
             Some(Attached::new(view, claimants, &self.slices))
         });
         let mut addresses = Vec::new();
-        for (name, attached) in names.into_iter().zip(attached) {
+        for (name, attached) in services.iter().zip(attached) {
             let before = self.attached.remove(name).map(|before| before.targets);
             for (address, target) in before.into_iter().flatten() {
                 addresses.push(address);
@@ -204,8 +203,8 @@ impl Compiler {
     fn settle(
         &mut self,
         addresses: Vec<SocketAddr>,
-        services: &BTreeSet<ObjectName>,
-        policies: &mut BTreeSet<ObjectName>,
+        services: &[ObjectName],
+        policies: &mut Vec<ObjectName>,
     ) {
         for address in addresses {
             let claims = self.claims.get(&address).map(Vec::as_slice);
@@ -215,7 +214,7 @@ impl Compiler {
                 continue;
             };
             let others = claims.into_iter().flatten().map(|claim| &claim.service);
-            for other in others.filter(|other| !services.contains(other)) {
+            for other in others.filter(|other| services.binary_search(other).is_err()) {
                 policies.extend(self.claimants.get(other).into_iter().flatten().cloned());
             }
             self.in_effect.insert(address, target);
@@ -223,12 +222,10 @@ impl Compiler {
     }
 
     fn status(&self, policy: &Policy) -> PolicyStatus {
-        let ancestors = policy.spec.targets.iter().map(|target| {
-            let service = ObjectName::new(&policy.name.namespace, &target.service);
-            match self.attached.get(&service) {
-                Some(attached) => attached.ancestor(policy, target, &self.in_effect),
-                None => without_service(policy, target, &service),
-            }
+        let targets = policy.spec.targets.iter().zip(&policy.services);
+        let ancestors = targets.map(|(target, service)| match self.attached.get(service) {
+            Some(attached) => attached.ancestor(policy, target, &self.in_effect),
+            None => without_service(policy, target, service),
         });
         PolicyStatus {
             policy: policy.name.clone(),
@@ -239,6 +236,12 @@ impl Compiler {
             warnings: policy.warnings.clone(),
         }
     }
+}
+
+/// Each once; in order, since objects whose names are beside each other are beside each other in memory.
+fn order(names: &mut Vec<ObjectName>) {
+    names.sort();
+    names.dedup();
 }
 
 /// An object that is not what it was.

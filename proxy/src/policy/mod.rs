@@ -24,7 +24,6 @@ mod tests;
 mod unknown;
 mod validate;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use api::BackendTlsPolicy;
@@ -92,6 +91,8 @@ struct Policy {
     resolved_refs: Option<Condition>,
     /// The CA objects that it names, whether or not they exist.
     cas: Vec<CaName>,
+    /// The Service of each of its targets, whether or not it exists.
+    services: Vec<ObjectName>,
 }
 
 impl Policy {
@@ -131,6 +132,10 @@ impl Policy {
         let cas = refs
             .iter()
             .filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
+        let services = spec.targets.iter().map(|target| ObjectName {
+            namespace: Arc::clone(&name.namespace),
+            name: target.service.as_str().into(),
+        });
         let created = policy.metadata.creation_timestamp.as_ref();
         Self {
             name: name.clone(),
@@ -138,19 +143,12 @@ impl Policy {
             generation,
             created: created.map(|time| time.0),
             cas: cas.collect(),
+            services: services.collect(),
             spec,
             warnings,
             plan,
             resolved_refs: condition,
         }
-    }
-
-    /// The Services that it names, whether or not they exist.
-    fn services(&self) -> BTreeSet<ObjectName> {
-        let targets = self.spec.targets.iter();
-        targets
-            .map(|target| ObjectName::new(&self.name.namespace, &target.service))
-            .collect()
     }
 }
 
