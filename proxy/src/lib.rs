@@ -22,6 +22,7 @@ pub mod publisher;
 pub mod readiness;
 pub mod redirect;
 mod signals;
+mod sock_diag;
 pub mod source;
 pub mod status;
 pub mod sys;

@@ -53,6 +53,12 @@ pub struct Metrics {
     pub targets_published: IntGauge,
     /// Targeted addresses that could not be published.
     pub targets_unpublished: IntGauge,
+    /// 1: somebody else's programs see pods' connects before ours.
+    pub others_first: IntGauge,
+    /// Connections to targets that nobody has turned.
+    pub earlier_connections: IntGauge,
+    /// Those that were reset.
+    pub earlier_connections_cut: IntCounter,
     /// Accepts that failed.
     pub accept_errors: IntCounter,
     /// Redirected connections whose id or port belongs to no target.
@@ -169,6 +175,20 @@ impl Metrics {
             targets_unpublished: all.gauge(
                 "targets_unpublished",
                 "Targeted addresses that could not be published (see `/healthz/ready`): connects to them are as before.",
+            )?,
+            others_first: all.gauge(
+                "others_first",
+                "1 while eBPF programs of others see pods' connects before ours (see `/healthz/ready`): what they turn to \
+                 another address goes on in plaintext.",
+            )?,
+            earlier_connections: all.gauge(
+                "earlier_connections",
+                "Connections to targets that are older than the enrolment of their pod, or than the target (see `nodetls \
+                 status`): they go on as they are.",
+            )?,
+            earlier_connections_cut: all.counter(
+                "earlier_connections_cut_total",
+                "Such connections that were reset (--cut-earlier-connections).",
             )?,
             accept_errors: all.counter(
                 "accept_errors_total",

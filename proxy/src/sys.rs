@@ -9,7 +9,10 @@ use std::path::Path;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+/// With those of the cgroups above, in the order in which they run.
+const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const F_SETSIG: libc::c_int = 10;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -151,6 +154,46 @@ pub fn bpf_link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// The ids of the programs that see what processes of a cgroup do at a hook, in their order.
+///
+/// # Errors
+/// More than 512: `StorageFull`.
+pub fn bpf_prog_query(cgroup: impl AsFd, attach_type: u32) -> io::Result<Vec<u32>> {
+    #[repr(C)]
+    struct Attr {
+        cgroup: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        // Linux 6.17 to 7.1 writes at offset 56, whatever size it is told.
+        rest: [u32; 9],
+    }
+    let mut ids = vec![0_u32; 512];
+    let mut attr = Attr {
+        cgroup: cgroup.as_fd().as_raw_fd() as u32,
+        attach_type,
+        query_flags: BPF_F_QUERY_EFFECTIVE,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        rest: [0; 9],
+    };
+    // SAFETY: the attribute is of the size given, which holds all that the kernel writes to it, and there is room for as many
+    // ids as it says.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attr,
+            size_of::<Attr>(),
+        )
+    })?;
+    ids.truncate(attr.count as usize);
+    Ok(ids)
 }
 
 #[cfg(test)]

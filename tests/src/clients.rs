@@ -61,7 +61,12 @@ impl World {
 
     /// A client in the middle of an exchange with the echo server; [`Self::end_of_exchange`] is the rest of it.
     pub fn exchange(&self) -> Running {
-        let mut client = self.dialling(&[ADDRESS, "--talk", "--patience", "20"]);
+        self.exchange_at(ADDRESS)
+    }
+
+    /// The same at another address.
+    pub fn exchange_at(&self, address: &str) -> Running {
+        let mut client = self.dialling(&[address, "--talk", "--patience", "40"]);
         let head = "PUT /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 23\r\n";
         client.say(&format!("{head}\r\nfirst half\n"));
         client.read_until("first half");

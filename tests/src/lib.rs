@@ -9,12 +9,14 @@ mod agent;
 mod certificates;
 mod clients;
 mod dns;
+mod foreign;
 mod manifests;
 mod process;
 mod servers;
 mod world;
 
 pub use certificates::{Ca, Identity};
+pub use foreign::{ALLOW_MULTI, EXCLUSIVE, Foreign, PREORDER};
 pub use manifests::{
     config_map, policy, policy_with, policy_with_client_certificate, service,
     service_without_slice, tls_secret, without_ready_endpoint,

@@ -6,7 +6,11 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{ADDRESS, HOST, Running, URL, World, binary, ip, occurrences, policy};
+use nodetls::redirect::{Effect, Redirect};
+use nodetls_ebpf::IdRange;
+use nodetls_tests::{
+    ADDRESS, ALLOW_MULTI, Foreign, HOST, Running, URL, World, binary, ip, occurrences, policy,
+};
 
 #[test]
 fn a_killed_agent_means_refused_and_a_restart_picks_up() {
@@ -119,6 +123,30 @@ fn our_own_netns_is_never_enrolled_nor_forgotten() {
     });
     assert_eq!(first, 1.0);
     assert_eq!(bypassed(&world), 2.0);
+}
+
+#[test]
+fn somebody_s_program_that_comes_first_is_named() {
+    let (mut world, _ca) = World::without_agent();
+    let pins = world.pins.join("others");
+    let _loaded = Redirect::load_at(pins, IdRange::exec(0), Effect::Enforce).unwrap();
+    // Of one cgroup the programs run in the order in which they were attached.
+    let others = Foreign::attach(&world.cgroup, ALLOW_MULTI);
+    world.launch_agent_for(&world.pod.clone());
+    world.wait("the agent says whose it is", |world| {
+        let said = world.get("/healthz/ready");
+        said.contains("before nodetls by program connect4 (id ") && said.contains(" at connect4: ")
+    });
+    assert_eq!(world.metric("nodetls_others_first", &[]), 1.0);
+    drop(others);
+    // It looks every 10 s.
+    let soon = |_| {
+        thread::sleep(Duration::from_millis(100));
+        world.is_ready()
+    };
+    assert!((0..200).any(soon), "{}", world.get("/healthz/ready"));
+    assert_eq!(world.metric("nodetls_others_first", &[]), 0.0);
+    assert!(world.curl(&[URL]).ends_with("200"));
 }
 
 /// One that has no local port left for our listeners.

@@ -53,6 +53,7 @@ impl Agent {
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
+                self.earlier.due = true;
                 self.publish_again = None;
                 self.generation += 1;
                 self.metrics.config_applied(self.generation, &self.snapshot);

@@ -4,11 +4,13 @@
 mod apply;
 mod audit;
 mod boot_guard;
+mod earlier;
 mod events;
 mod handover;
 mod inputs;
 mod linger;
 mod options;
+mod others;
 mod report;
 mod taint;
 
@@ -24,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, tim
 
 use self::audit::Audit;
 use self::boot_guard::BootGuard;
+use self::earlier::Earlier;
 use self::inputs::{Cluster, Inputs};
 use self::linger::Linger;
 pub use self::options::Options;
@@ -156,6 +159,7 @@ struct Agent {
     starting: Option<Pending>,
     remove_taint: bool,
     boot_guard: BootGuard,
+    earlier: Earlier,
     /// As `--pins` says.
     base: PathBuf,
     since: Instant,
@@ -218,6 +222,12 @@ impl Agent {
             Effect::Enforce => None,
             Effect::Audit => Some(Audit::start(publisher.routes(), Arc::clone(&proxy.dialer))?),
         };
+        let foreign = foreign(&options.pins);
+        let layouts = foreign
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([redirect.pins()]);
+        let earlier = Earlier::new(options.cut_earlier_connections, layouts);
         let mut agent = Self {
             cgroup: inputs.cgroup,
             drain_timeout: options.drain_timeout,
@@ -231,7 +241,7 @@ impl Agent {
             redirect,
             maps,
             epoch,
-            foreign: foreign(&options.pins),
+            foreign,
             source: inputs.source,
             keeper: inputs.keeper,
             cluster: inputs.cluster,
@@ -257,6 +267,7 @@ impl Agent {
             starting: Some(starting),
             remove_taint: options.remove_taint,
             boot_guard: BootGuard::new(&options),
+            earlier,
             base: options.pins,
             since: Instant::now(),
         };
@@ -273,6 +284,7 @@ impl Agent {
         self.redirect.attach(&self.cgroup, &mut self.maps)?;
         let (epoch, cgroup) = (self.epoch.number(), self.cgroup.display());
         tracing::info!(%cgroup, epoch, "programs attached");
+        self.look_for_others();
         Ok(())
     }
 
@@ -281,7 +293,8 @@ impl Agent {
         let mut tick = interval(TICK);
         // Those of pods that are just enrolled are there.
         let mut routes = interval_at(Instant::now() + RECONCILE, RECONCILE);
-        for timer in [&mut tick, &mut routes] {
+        let mut looks = interval(RECONCILE);
+        for timer in [&mut tick, &mut routes, &mut looks] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
@@ -303,6 +316,11 @@ impl Agent {
                     }
                 }
                 _ = routes.tick() => self.keep_routes().await,
+                _ = looks.tick() => {
+                    self.look_for_others();
+                    self.look_for_earlier().await;
+                }
+                found = self.earlier.found() => self.tell_of_earlier(found),
                 () = signals.next() => return Ok(()),
             }
         }
@@ -336,6 +354,7 @@ impl Agent {
             }
         }
         let names = self.pods.names();
+        self.earlier.due = true;
         self.live.update(|facts| facts.netns = names);
         self.metrics.set_bypassed(&self.pods.bypassed());
         self.metrics

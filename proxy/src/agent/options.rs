@@ -92,6 +92,10 @@ pub struct Options {
     /// Seconds to wait for a TLS handshake with a Service
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
+    /// Reset connections to targets that are older than the enrolment of their pod, or than the target: nobody has turned
+    /// them, and their clients connect again
+    #[arg(long)]
+    pub cut_earlier_connections: bool,
     /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
     #[arg(long, value_name = "N", default_value = "10000")]
     pub connections_per_netns: usize,

@@ -139,7 +139,7 @@ fn policy_conditions_are_replaced() {
 #[test]
 fn names_follow_the_conventions() {
     let all = metrics().describe();
-    assert_eq!(all.len(), 32, "{all:#?}");
+    assert_eq!(all.len(), 35, "{all:#?}");
     assert!(all.is_sorted_by(|a, b| a.name < b.name));
     for Description {
         name,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use nodetls_ebpf::{IdRange, LISTENER_V4, LISTENER_V6, Mode};
+use socket2::Socket;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,7 @@ pub use self::listeners::{Ready, open, own_listeners};
 use self::lister::{Lister, Netns};
 use self::netns::{NetnsThread, current_cookie};
 use crate::redirect::{Effect, Lookup, PodModes, Redirect};
+use crate::sock_diag;
 
 /// A pod's network namespace.
 #[derive(Debug)]
@@ -228,6 +230,18 @@ impl Pods {
                 Err(error) => tracing::error!(netns, error = format!("{error:#}"), "not in PODS"),
             }
         }
+    }
+
+    /// For asking about the sockets of each enrolled pod, by its name; of those that can still be entered.
+    pub(crate) async fn diags(&self) -> Vec<(String, Socket)> {
+        let mut diags = Vec::new();
+        for (_, Enrolled { pod, .. }) in self.enrolled.values() {
+            match self.thread.run(&pod.netns, sock_diag::open).await {
+                Ok(diag) => diags.push((pod.name.clone(), diag)),
+                Err(error) => tracing::warn!(netns = pod.name, %error, "its sockets can't be told"),
+            }
+        }
+        diags
     }
 
     /// Takes the enrolled pods back from an agent that took them over and died.

@@ -1,6 +1,7 @@
 //! Loads the connect and getpeername programs, attaches them to a cgroup, pins links and maps.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -87,7 +88,8 @@ impl Redirect {
         for name in PROGRAMS {
             let program: &mut CgroupSockAddr = program(&mut self.programs, name)?;
             attach(program, &directory, &self.pins.join("links").join(name))
-                .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))?;
+                .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))
+                .map_err(with_cure)?;
         }
         canary::check(cgroup, self.ids, maps)
     }
@@ -187,6 +189,18 @@ fn attach(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> Result<()>
         "the link is attached to cgroup {attached:?}, not to {cgroup_id}"
     );
     Ok(())
+}
+
+/// The kernel has one error for it, and no words.
+fn with_cure(error: anyhow::Error) -> anyhow::Error {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    if causes.any(|cause: &io::Error| cause.raw_os_error() == Some(libc::EPERM)) {
+        return error.context(
+            "another program is attached above as the only one, as a rule (see `bpftool cgroup tree`): have it attached with \
+             BPF_F_ALLOW_MULTI, or removed",
+        );
+    }
+    error
 }
 
 /// Passes the programs' log lines on to ours.

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::gather::kernel;
 use super::problems;
-use super::report::{Answer, Audit, Ca, Connections, Target, TargetState};
+use super::report::{Answer, Audit, Ca, Connections, EarlierConnection, Target, TargetState};
 use crate::metrics::{Audited, Metrics};
 use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
 use crate::proxy::Failing;
@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) out_of_step: Arc<[String]>,
     /// Why nobody finds what is pinned; with its cure.
     pub(crate) bpffs: Option<String>,
+    /// What nobody has turned.
+    pub(crate) earlier: Arc<[EarlierConnection]>,
     /// What fails now.
     pub(crate) failing: Arc<[Failing]>,
     /// In audit mode.
@@ -71,6 +73,7 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     }
     status.targets = targets(&facts.snapshot, &open(metrics));
     status.connections = Some(connections(metrics));
+    status.earlier = facts.earlier.to_vec();
     status.audit = facts
         .audited
         .as_ref()

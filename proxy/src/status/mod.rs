@@ -20,8 +20,8 @@ use clap::{Args, ValueEnum};
 pub use live::Live;
 pub(crate) use live::page;
 pub use report::{
-    Agent, AgentState, Answer, Ca, Connections, Connects, Exec, ExecState, Netns, NetnsState,
-    Problem, Program, Status, Target, TargetState,
+    Agent, AgentState, Answer, Ca, Connections, Connects, EarlierConnection, Exec, ExecState,
+    Netns, NetnsState, Problem, Program, Status, Target, TargetState,
 };
 
 /// Shows this node: programs, agents, network namespaces, targets, connections, and what is wrong, with the cure.

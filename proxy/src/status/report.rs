@@ -30,6 +30,9 @@ pub struct Status {
     /// What the agent that answered did, since its start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
+    /// Connections to targets that are older than the enrolment of their pod, or than the target: they go on as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierConnection>,
     /// What audit mode found, in which nothing is redirected; none when the agent enforces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<Vec<Audit>>,
@@ -203,6 +206,20 @@ pub struct Connections {
     pub handshakes_failed: u64,
     /// Failed connections by reason (docs/errors.md).
     pub failures: BTreeMap<String, u64>,
+}
+
+/// A connection to a target that nobody has turned.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierConnection {
+    /// The name of its netns.
+    pub netns: String,
+    /// The client's end.
+    pub local: SocketAddr,
+    /// The address that it dialled.
+    pub remote: SocketAddr,
+    /// `namespace/name:port` of the Service.
+    pub service: String,
 }
 
 /// What audit mode found of a port of a Service.

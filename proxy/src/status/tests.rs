@@ -59,6 +59,12 @@ fn healthy() -> Status {
             connects("denied", "ipv6", 0),
         ],
         audit: None,
+        earlier: vec![EarlierConnection {
+            netns: "pod-a".to_owned(),
+            local: "10.244.0.5:40000".parse().unwrap(),
+            remote: "10.96.0.10:443".parse().unwrap(),
+            service: "default/web:443".to_owned(),
+        }],
         connections: Some(Connections {
             open: 2,
             opened: 3,
@@ -132,6 +138,9 @@ handshakes, failed  1
 
 FAILURES    COUNT  CURE
 unknown_ca  1      put the issuing CA into the policy's CA bundle, or have the server send its intermediates
+
+CONNECTED BEFORE  LOCAL             REMOTE          NETNS
+default/web:443   10.244.0.5:40000  10.96.0.10:443  pod-a
 
 EXEC  STATE    PID  COMMAND  CGROUP
 0     running  99   sh       /sys/fs/cgroup/nodetls-exec-98

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use super::report::{
-    Agent, AgentState, Audit, Connections, Connects, Exec, ExecState, Netns, NetnsState, Program,
-    Status, Target, TargetState,
+    Agent, AgentState, Audit, Connections, Connects, EarlierConnection, Exec, ExecState, Netns,
+    NetnsState, Program, Status, Target, TargetState,
 };
 use crate::failure::Reason;
 use crate::table::{aligned, line, widths};
@@ -75,6 +75,11 @@ pub(super) fn render(status: &Status) -> String {
             .map(|(reason, count)| [reason.clone(), count.to_string(), cure(reason).to_owned()]);
         table(&mut text, ["FAILURES", "COUNT", "CURE"], failures);
     }
+    table(
+        &mut text,
+        ["CONNECTED BEFORE", "LOCAL", "REMOTE", "NETNS"],
+        status.earlier.iter().map(earlier),
+    );
     table(
         &mut text,
         ["EXEC", "STATE", "PID", "COMMAND", "CGROUP"],
@@ -232,6 +237,15 @@ fn counts(connections: &Connections) -> impl Iterator<Item = [String; 2]> {
     ];
     rows.into_iter()
         .map(|(name, count)| [name.to_owned(), count.to_string()])
+}
+
+fn earlier(connection: &EarlierConnection) -> [String; 4] {
+    [
+        connection.service.clone(),
+        connection.local.to_string(),
+        connection.remote.to_string(),
+        connection.netns.clone(),
+    ]
 }
 
 fn cure(reason: &str) -> &'static str {

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use nodetls_e2e::{KUBECTL, Namespace, client, on_node, text, until};
+use nodetls_e2e::nodetls::status;
+use nodetls_e2e::{ASK, KUBECTL, Namespace, client, on_node, script, text, until};
 
 const URL: &str = "http://server/";
 /// What the server answers to it.
@@ -306,5 +307,58 @@ fn session_affinity_holds() {
     until("without it all have their turn", || {
         let seen = servers("any");
         (seen.len() == 3).then_some(()).ok_or(format!("{seen:?}"))
+    });
+}
+
+/// Of what else goes to the server's ClusterIP there are the agent's own connections.
+#[test]
+fn a_connection_from_before_its_policy_is_listed_and_no_other() {
+    let namespace = Namespace::with_backend("e2e-pods-earlier");
+    let redirect = |value: &str| {
+        let annotation = format!("nodetls.io/redirect={value}");
+        namespace.kubectl(&[
+            "annotate",
+            "--overwrite",
+            "backendtlspolicy/server",
+            &annotation,
+        ]);
+    };
+    redirect("disabled");
+    until("it is no target", || {
+        let status = status("node1");
+        let gone = !status.contains("e2e-pods-earlier/server:80");
+        gone.then_some(()).ok_or(status)
+    });
+    let address = "--output=jsonpath={.spec.clusterIP}:80";
+    let address = namespace.kubectl(&["get", "service", "server", address]);
+    namespace.apply(&script("before", &format!("dial {address} --hold 1")));
+    namespace.apply(&script(
+        "loop",
+        &format!("while :; do {ASK} {URL}; sleep 0.05; done"),
+    ));
+    let log = || namespace.kubectl(&["logs", "before"]);
+    until("it is connected", || {
+        log().contains("held: 1").then_some(()).ok_or_else(log)
+    });
+    redirect("enabled");
+    // The pods of the connections to the Service that are listed.
+    let listed = || {
+        let status = status("node1");
+        let pods = status.lines().filter_map(|line| {
+            let mut row = line.split_whitespace();
+            (row.next()? == "e2e-pods-earlier/server:80" && row.nth(1)? == address)
+                .then(|| row.next())?
+        });
+        let pods: Vec<_> = pods.map(str::to_owned).collect();
+        pods
+    };
+    until("it is listed", || match listed().as_slice() {
+        [pod] if pod.contains("before") => Ok(()),
+        pods => Err(format!("{pods:?}")),
+    });
+    namespace.kubectl(&["delete", "pod", "before"]);
+    until("it is gone", || match listed().as_slice() {
+        [] => Ok(()),
+        pods => Err(format!("{pods:?}")),
     });
 }
