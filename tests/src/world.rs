@@ -124,6 +124,26 @@ impl World {
         self.manifest("policy.yaml", &policy(HOST));
     }
 
+    /// Makes another pod's netns, that reaches the backend by a way of its own; its name.
+    pub fn neighbour(&self) -> String {
+        let (name, backend) = (self.neighbour_name(), &self.backend);
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!(
+            "-n {name} link add eth0 type veth peer name eth1 netns {backend}"
+        ));
+        ip(&format!("-n {name} addr add 10.99.1.1/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        ip(&format!("-n {backend} addr add 10.99.1.2/24 dev eth1"));
+        ip(&format!("-n {backend} link set eth1 up"));
+        ip(&format!("-n {name} route add default via 10.99.1.2"));
+        name
+    }
+
+    fn neighbour_name(&self) -> String {
+        format!("{}-other", self.pod)
+    }
+
     /// Writes a manifest as an editor would: a new file that takes the old one's place.
     pub fn manifest(&self, name: &str, text: &str) {
         let directory = self.dir.path().join("manifests");
@@ -187,7 +207,7 @@ impl Drop for World {
         self.servers.clear();
         self.name_server = None;
         let _ = fs::remove_dir_all(&self.pins);
-        for netns in [&self.pod, &self.backend] {
+        for netns in [&self.pod, &self.backend, &self.neighbour_name()] {
             let _ = Command::new("ip")
                 .args(["netns", "del", netns])
                 .stderr(Stdio::null())

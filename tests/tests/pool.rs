@@ -90,19 +90,7 @@ fn a_pod_s_connections_are_its_own() {
     world.kill_agent();
     let pattern = format!("{}*", world.pod);
     world.start_agent_for(&pattern);
-    // Two netns that reach the server by the same addresses.
-    let other = format!("{}-other", world.pod);
-    let (pod, backend) = (&world.pod, &world.backend);
-    ip(&format!("netns add {other}"));
-    ip(&format!("-n {other} link set lo up"));
-    ip(&format!(
-        "-n {other} link add eth0 type veth peer name eth1 netns {backend}"
-    ));
-    ip(&format!("-n {other} addr add 10.99.1.1/24 dev eth0"));
-    ip(&format!("-n {other} link set eth0 up"));
-    ip(&format!("-n {backend} addr add 10.99.1.2/24 dev eth1"));
-    ip(&format!("-n {backend} link set eth1 up"));
-    ip(&format!("-n {other} route add default via 10.99.1.2"));
+    let (pod, other) = (&world.pod, world.neighbour());
     world.wait("both are enrolled", |world| {
         world.metric("nodetls_pods_enrolled", &[]) == 2.0
     });

@@ -10,6 +10,7 @@ mod interrupt;
 mod oci;
 mod setup;
 mod sh;
+mod soak;
 mod test;
 mod vm;
 
@@ -25,6 +26,7 @@ Examples:
   cargo xtask test          everything CI checks (needs root)
   cargo xtask bench         CPU, latency and memory beside Envoy, HAProxy, nginx and stunnel (needs root)
   cargo xtask fuzz          made-up input for what reads other people's bytes, some seconds each
+  cargo xtask soak          an hour of mixed load: nothing grows, no connection is lost count of (needs root)
   cargo xtask cluster up    a real Kubernetes of two nodes on this machine (needs root)
   cargo xtask e2e           the end-to-end tests, on that cluster
   cargo xtask vm-test 6.1   nodetls and its eBPF programs on another kernel, in an emulated machine (needs root)
@@ -62,6 +64,7 @@ enum Task {
     Test,
     Bench(bench::Options),
     Fuzz(fuzz::Options),
+    Soak(soak::Options),
     VmTest(vm::Options),
     Image(image::Options),
     /// A real Kubernetes of two nodes on this machine, for the end-to-end tests
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::VmTest(options) => vm::run(&options),
         Task::Image(options) => image::run(options),
         Task::Cluster { verb } => cluster::run(&verb),
