@@ -1,4 +1,4 @@
-//! A DNS server that only the agent asks.
+//! A DNS server, as a rule one that only the agent asks.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -26,8 +26,9 @@ impl World {
         self.serve_dns(Self::in_backend, BACKEND_IP.parse().unwrap(), records);
     }
 
+    /// The same wherever it is to be.
     #[track_caller]
-    fn serve_dns(
+    pub fn serve_dns(
         &mut self,
         within: fn(&Self, &str) -> Command,
         address: Ipv4Addr,
