@@ -20,7 +20,6 @@ use crate::redirect::{bypass_pinned, default_cgroup, is_cgroup2};
 use crate::source::kube::{self as source, Kube, Namespaces, Pods, State};
 use crate::source::{Files, Source, Update};
 use crate::status::Live;
-use crate::watch_dir::DirWatcher;
 
 /// All that can fail for reasons of our own, before anything is taken over.
 pub(super) struct Inputs {
@@ -74,14 +73,13 @@ impl Inputs {
     /// A directory of manifests, and named network namespaces.
     pub(super) async fn files(manifests: &Path, options: &Options) -> Result<Self> {
         let (files, update) = Files::load(manifests).await?;
-        let named = NamedNetns::new(&options.netns_dir, &options.netns)?;
-        let directory = DirWatcher::new(&options.netns_dir, RECONCILE)?;
+        let named = NamedNetns::new(&options.netns_dir, &options.netns, RECONCILE)?;
         // Who can write the manifests may read them.
         let (keeper, identities) = Keeper::manifests();
         Ok(Self {
             source: Source::Files(Box::new(files)),
             update,
-            lister: Lister::Named(named, directory),
+            lister: Lister::Named(named),
             cgroup: options.cgroup.clone().map_or_else(default_cgroup, Ok)?,
             keeper,
             identities,

@@ -10,7 +10,6 @@ use super::cgroups::CgroupPods;
 use super::decide::{Bypass, Decision, PodInfo};
 use super::named::NamedNetns;
 use crate::identity::DEFAULT_NAMESPACE;
-use crate::watch_dir::DirWatcher;
 
 /// A netns that exists now.
 #[derive(Clone, Debug)]
@@ -40,8 +39,8 @@ pub struct Listing {
 
 /// Where netns come from.
 pub enum Lister {
-    /// Those with a name, and what watches the directory of names.
-    Named(NamedNetns, DirWatcher),
+    /// Those with a name.
+    Named(NamedNetns),
     /// Those of this node's pods.
     Cgroups(Box<CgroupPods>),
 }
@@ -53,7 +52,7 @@ impl Lister {
     /// The directory of names, or the tree of cgroups, can't be read: nothing is known.
     pub fn list(&mut self) -> Result<Listing> {
         match self {
-            Self::Named(named, _) => {
+            Self::Named(named) => {
                 let list = named.list()?.into_iter();
                 let netns = list.map(|(name, named)| {
                     let decision = if named.matches {
@@ -83,7 +82,7 @@ impl Lister {
     /// Resolves when it is time to list again. Cancelling it loses nothing.
     pub async fn changed(&mut self) {
         match self {
-            Self::Named(_, directory) => directory.changed().await,
+            Self::Named(named) => named.changed().await,
             Self::Cgroups(pods) => pods.changed().await,
         }
     }

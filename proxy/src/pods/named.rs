@@ -1,21 +1,32 @@
 //! The named network namespaces of this machine: those `ip netns` keeps in a directory, usually /run/netns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use glob::Pattern;
+use tokio::time::sleep;
+
+use crate::watch_dir::DirWatcher;
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// A netns is mounted on its name a little after that has appeared, and no event tells of it: so we look again, ever later.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Which names are pods' and which are merely there.
 pub struct NamedNetns {
     directory: PathBuf,
     patterns: Vec<Pattern>,
+    watcher: DirWatcher,
+    /// Names without a netns.
+    bare: BTreeSet<String>,
+    retry: Duration,
 }
 
 /// A named network namespace.
@@ -29,11 +40,12 @@ pub struct Named {
 }
 
 impl NamedNetns {
-    /// Those in `directory` whose names match one of the shell patterns.
+    /// Those in `directory` whose names match one of the shell patterns. [`NamedNetns::changed`] resolves at least every
+    /// `reconcile`.
     ///
     /// # Errors
-    /// Names the pattern that is none.
-    pub fn new(directory: &Path, patterns: &[String]) -> Result<Self> {
+    /// Names the pattern that is none; or the directory can't be watched.
+    pub fn new(directory: &Path, patterns: &[String], reconcile: Duration) -> Result<Self> {
         let patterns = patterns
             .iter()
             .map(|pattern| {
@@ -44,11 +56,29 @@ impl NamedNetns {
         Ok(Self {
             directory: directory.to_owned(),
             patterns,
+            watcher: DirWatcher::new(directory, reconcile)?,
+            bare: BTreeSet::new(),
+            retry: FIRST_RETRY,
         })
     }
 
+    /// Resolves when it is time to list again. Cancelling it loses nothing.
+    pub async fn changed(&mut self) {
+        let again = async {
+            match self.bare.is_empty() {
+                true => std::future::pending().await,
+                false => sleep(self.retry).await,
+            }
+        };
+        tokio::select! {
+            () = self.watcher.changed() => {}
+            () = again => self.retry = self.retry.saturating_mul(2),
+        }
+    }
+
     /// All that exist now. A name whose netns is not mounted on it yet is left for the next look.
-    pub fn list(&self) -> Result<BTreeMap<String, Named>> {
+    pub fn list(&mut self) -> Result<BTreeMap<String, Named>> {
+        let mut bare = BTreeSet::new();
         let entries = fs::read_dir(&self.directory)
             .with_context(|| format!("{} can't be read", self.directory.display()))?;
         let mut list = BTreeMap::new();
@@ -76,8 +106,43 @@ impl NamedNetns {
                         matches,
                     },
                 );
+            } else {
+                bare.insert(name);
             }
         }
+        if !bare.is_subset(&self.bare) {
+            self.retry = FIRST_RETRY;
+        }
+        self.bare = bare;
         Ok(list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_without_a_netns_is_looked_at_again_ever_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        let mut named = NamedNetns::new(dir.path(), &["*".to_owned()], hour).unwrap();
+        assert!(named.list().unwrap().is_empty());
+        let second = Duration::from_secs(1);
+        assert!(timeout(second, named.changed()).await.is_err());
+        fs::write(dir.path().join("late"), "").unwrap();
+        // The event, then 20, 40, 80 ms.
+        for _ in 0..4 {
+            timeout(second, named.changed()).await.unwrap();
+            assert!(named.list().unwrap().is_empty());
+        }
+        assert_eq!(named.retry, 8 * FIRST_RETRY);
+        fs::remove_file(dir.path().join("late")).unwrap();
+        timeout(second, named.changed()).await.unwrap();
+        named.list().unwrap();
+        assert!(timeout(second, named.changed()).await.is_err());
     }
 }
