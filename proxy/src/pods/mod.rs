@@ -9,6 +9,7 @@ pub mod local_route;
 pub mod named;
 pub mod netns;
 mod process;
+mod retry;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,6 +29,7 @@ use self::listeners::mode;
 pub use self::listeners::{Ready, open, own_listeners};
 use self::lister::{Lister, Netns};
 use self::netns::{NetnsThread, current_cookie};
+use self::retry::Retry;
 use crate::redirect::{Effect, Lookup, PodModes, Redirect};
 use crate::sock_diag;
 
@@ -117,6 +119,8 @@ pub struct Pods {
     enrolled: BTreeMap<String, (u64, Enrolled)>,
     /// By the inode of the netns.
     bypassed: BTreeMap<u64, Bypassed>,
+    /// Those that could not be enrolled, as one whose loopback device is not up yet.
+    failing: Retry,
 }
 
 /// A netns that is left alone.
@@ -138,6 +142,7 @@ impl Pods {
             listening: false,
             enrolled: BTreeMap::new(),
             bypassed: BTreeMap::new(),
+            failing: Retry::new(),
         }
     }
 
@@ -174,9 +179,12 @@ impl Pods {
         counts
     }
 
-    /// Resolves when pods should be reconciled; see [`Lister::changed`].
+    /// Resolves when pods should be reconciled. Cancelling it loses nothing.
     pub async fn changed(&mut self) {
-        self.lister.changed().await;
+        tokio::select! {
+            () = self.lister.changed() => {}
+            () = self.failing.due() => {}
+        }
     }
 
     /// What the API server says of this node's pods now; in force with the next [`Pods::reconcile`].
@@ -207,6 +215,7 @@ impl Pods {
                 failed.insert(name, error);
             }
         }
+        self.failing.set(failed.keys().cloned().collect());
         Ok(failed)
     }
 

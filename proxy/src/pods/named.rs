@@ -9,24 +9,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use glob::Pattern;
-use tokio::time::sleep;
 
+use super::retry::Retry;
 use crate::watch_dir::DirWatcher;
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
-
-/// A netns is mounted on its name a little after that has appeared, and no event tells of it: so we look again, ever later.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Which names are pods' and which are merely there.
 pub struct NamedNetns {
     directory: PathBuf,
     patterns: Vec<Pattern>,
     watcher: DirWatcher,
-    /// Names without a netns.
-    bare: BTreeSet<String>,
-    retry: Duration,
+    /// Names without a netns: it is mounted there a little after the name has appeared, and no event tells of it.
+    bare: Retry,
 }
 
 /// A named network namespace.
@@ -57,22 +53,15 @@ impl NamedNetns {
             directory: directory.to_owned(),
             patterns,
             watcher: DirWatcher::new(directory, reconcile)?,
-            bare: BTreeSet::new(),
-            retry: FIRST_RETRY,
+            bare: Retry::new(),
         })
     }
 
     /// Resolves when it is time to list again. Cancelling it loses nothing.
     pub async fn changed(&mut self) {
-        let again = async {
-            match self.bare.is_empty() {
-                true => std::future::pending().await,
-                false => sleep(self.retry).await,
-            }
-        };
         tokio::select! {
             () = self.watcher.changed() => {}
-            () = again => self.retry = self.retry.saturating_mul(2),
+            () = self.bare.due() => {}
         }
     }
 
@@ -110,10 +99,7 @@ impl NamedNetns {
                 bare.insert(name);
             }
         }
-        if !bare.is_subset(&self.bare) {
-            self.retry = FIRST_RETRY;
-        }
-        self.bare = bare;
+        self.bare.set(bare);
         Ok(list)
     }
 }
@@ -126,7 +112,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_without_a_netns_is_looked_at_again_ever_later() {
+    async fn a_name_without_a_netns_is_looked_at_again() {
         let dir = tempfile::tempdir().unwrap();
         let hour = Duration::from_secs(3600);
         let mut named = NamedNetns::new(dir.path(), &["*".to_owned()], hour).unwrap();
@@ -134,12 +120,10 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(timeout(second, named.changed()).await.is_err());
         fs::write(dir.path().join("late"), "").unwrap();
-        // The event, then 20, 40, 80 ms.
         for _ in 0..4 {
             timeout(second, named.changed()).await.unwrap();
             assert!(named.list().unwrap().is_empty());
         }
-        assert_eq!(named.retry, 8 * FIRST_RETRY);
         fs::remove_file(dir.path().join("late")).unwrap();
         timeout(second, named.changed()).await.unwrap();
         named.list().unwrap();
