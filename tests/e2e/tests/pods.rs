@@ -336,6 +336,7 @@ fn a_connection_from_before_its_policy_is_listed_and_no_other() {
         "loop",
         &format!("while :; do {ASK} {URL}; sleep 0.05; done"),
     ));
+    namespace.wait("pod/before", "condition=Ready");
     let log = || namespace.kubectl(&["logs", "before"]);
     until("it is connected", || {
         log().contains("held: 1").then_some(()).ok_or_else(log)
