@@ -45,10 +45,8 @@ impl World {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", std::process::id());
         let (pod, backend) = (format!("nt-pod-{id}"), format!("nt-back-{id}"));
-        for netns in [&pod, &backend] {
-            ip(&format!("netns add {netns}"));
-            ip(&format!("-n {netns} link set lo up"));
-        }
+        make_netns(&pod);
+        make_netns(&backend);
         ip(&format!(
             "-n {pod} link add eth0 type veth peer name eth0 netns {backend}"
         ));
@@ -127,8 +125,7 @@ impl World {
     /// Makes another pod's netns, that reaches the backend by a way of its own; its name.
     pub fn neighbour(&self) -> String {
         let (name, backend) = (self.neighbour_name(), &self.backend);
-        ip(&format!("netns add {name}"));
-        ip(&format!("-n {name} link set lo up"));
+        make_netns(&name);
         ip(&format!(
             "-n {name} link add eth0 type veth peer name eth1 netns {backend}"
         ));
@@ -185,6 +182,12 @@ impl World {
             .arg(program);
         command
     }
+}
+
+/// With its loopback device.
+fn make_netns(name: &str) {
+    ip(&format!("netns add {name}"));
+    ip(&format!("-n {name} link set lo up"));
 }
 
 impl Default for World {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nodetls_tests::{
-    BACKEND_IP6, CLUSTER_IP, CLUSTER_IP6, POD_IP6, World, binary, occurrences, service,
+    BACKEND_IP6, CLUSTER_IP, CLUSTER_IP6, POD_IP6, World, binary, ip, occurrences, service,
 };
 
 const GET: &str =
@@ -147,11 +147,10 @@ fn who_dials_an_id_itself_gets_its_target_or_nothing() {
 #[test]
 fn a_neighbour_is_not_served() {
     let world = world();
-    let add = |arguments: &str| {
-        let mut ip = world.in_backend("ip");
-        assert!(ip.args(arguments.split(' ')).status().unwrap().success());
-    };
-    add(&format!("-6 route add {ID_1}/128 via {POD_IP6}"));
+    let backend = &world.backend;
+    ip(&format!(
+        "-n {backend} -6 route add {ID_1}/128 via {POD_IP6}"
+    ));
     let mut dial = world.in_backend(&binary("dial"));
     dial.args([&format!("[{ID_1}]:443"), "--send", GET]);
     let answer = String::from_utf8(dial.output().unwrap().stdout).unwrap();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{ebpf, setup, sh};
+use crate::{ebpf, setup, sh, test};
 
 /// Load an agent with all that clients do, while pods and policies come and go, and show what must not grow (needs root)
 #[derive(Args)]
@@ -20,9 +20,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::For::Test)?;
     ebpf::build(false)?;
-    sh::show_and_run(&mut sh::cargo(
-        "build --locked --package nodetls --package nodetls-tests --bins",
-    ))?;
+    test::build_programs()?;
     let mut soak = sh::cargo("test --locked --package nodetls-tests --test soak -- --nocapture");
     soak.env("NODETLS_SOAK_SECONDS", (options.minutes * 60).to_string());
     sh::show_and_run(&mut soak)

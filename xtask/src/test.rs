@@ -64,6 +64,13 @@ fn rustdoc() -> Result<()> {
     sh::run(cargo.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+/// What the privileged tests run; cargo does not build it with them.
+pub(crate) fn build_programs() -> Result<()> {
+    sh::run(&mut sh::cargo(
+        "build --locked --package nodetls --package nodetls-tests --bins",
+    ))
+}
+
 /// Tests that make network namespaces and load eBPF programs; without the privilege they fail.
 fn privileged_tests() -> Result<()> {
     if !setup::is_root() {
@@ -77,9 +84,7 @@ fn privileged_tests() -> Result<()> {
     let probe = format!("nodetls-probe-{}", std::process::id());
     sh::output(ip_netns("add").arg(&probe)).context("this root may not make network namespaces")?;
     sh::output(ip_netns("del").arg(&probe))?;
-    sh::run(&mut sh::cargo(
-        "build --locked --package nodetls --package nodetls-tests --bins",
-    ))?;
+    build_programs()?;
     sh::run(&mut sh::cargo("test --locked --package nodetls-tests"))
 }
 

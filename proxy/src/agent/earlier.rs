@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +16,6 @@ use crate::exec;
 use crate::policy::{Snapshot, Target};
 use crate::sock_diag::{connected, destroy};
 use crate::status::EarlierConnection;
-use crate::sys;
 
 /// The look for such connections, and what it has found.
 pub(super) struct Earlier {
@@ -64,11 +63,10 @@ impl Earlier {
 
 /// The map OWN_SOCKETS of the instance that is pinned there.
 fn marks(pins: &Path) -> Option<Arc<OwnedFd>> {
-    let pin = pins.join("maps/OWN_SOCKETS");
-    let info = MapData::from_pin(&pin).and_then(|map| map.info()).ok()?;
+    let map = MapData::from_pin(pins.join("maps/OWN_SOCKETS")).ok()?;
     // In another layout it may be anything.
-    (info.map_type().ok()? == MapType::SkStorage).then_some(())?;
-    Some(Arc::new(sys::bpf_obj_get(&pin).ok()?))
+    let holds_marks = map.info().ok()?.map_type().ok()? == MapType::SkStorage;
+    holds_marks.then(|| map.fd().as_fd().try_clone_to_owned().ok().map(Arc::new))?
 }
 
 impl Agent {

@@ -7,9 +7,9 @@ use std::thread;
 
 use nodetls::redirect::{Effect, Redirect, cgroup_is_gone, pinned_link};
 use nodetls_ebpf::{Event, MAX_PODS, Mode};
-use nodetls_tests::ADDRESS;
+use nodetls_tests::{ADDRESS, ip};
 
-use crate::rig::{Outcome, Rig, ip, join, pods, soon};
+use crate::rig::{Outcome, Rig, join, pods, soon};
 use crate::{Group, Row};
 
 pub(crate) const PINS: Group = Group {

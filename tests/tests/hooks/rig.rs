@@ -6,7 +6,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -220,12 +219,6 @@ pub(crate) fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T
         work()
     };
     thread::scope(|scope| scope.spawn(work).join()).unwrap()
-}
-
-/// Runs `ip` with these words.
-pub(crate) fn ip(words: &str) {
-    let status = Command::new("ip").args(words.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {words}");
 }
 
 /// Has this process join a cgroup.
