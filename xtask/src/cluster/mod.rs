@@ -32,6 +32,8 @@ const LOGS: &str = "/var/lib/nodetls-cluster/logs";
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
+    /// Build the programs that it is made of, if they are missing: 15 minutes at low priority, beside other work
+    Build,
     /// Start it and wait until it is ready; builds what it needs (the first time: 20 minutes)
     Up {
         /// The families of IP that nodes, pods and Services have
@@ -99,6 +101,11 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
         bail!("the cluster needs root: it makes namespaces, mounts and cgroups");
     }
     match verb {
+        Verb::Build => {
+            setup::run(setup::For::Cluster)?;
+            let _lock = lock()?;
+            up::programs().map(drop)
+        }
         Verb::Up { families } => {
             setup::run(setup::For::Cluster)?;
             let _lock = lock()?;

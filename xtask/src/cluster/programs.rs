@@ -156,7 +156,7 @@ fn with_progress(build: &mut Command, log: &Path, packages: usize) -> Result<()>
 
 /// `go` in a module, at low priority: a build must not disturb what else is tested here.
 pub(super) fn go(module: &Path, args: &str) -> Command {
-    let mut go = sh::command("nice", &format!("go {args}"));
+    let mut go = sh::command("nice", &format!("-n 19 go {args}"));
     go.current_dir(module).env("CGO_ENABLED", "0");
     go
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask cluster up`: from nothing to Ready.
 
 use std::fs::{self, DirEntry};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,8 +29,7 @@ pub(super) fn run(families: Families) -> Result<()> {
         down::clean()?;
     }
     let progress = Progress::start();
-    let programs = programs::directory().context("building the cluster's programs")?;
-    let traefik = traefik::directory().context("building Traefik")?;
+    let [programs, traefik] = programs()?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
@@ -41,6 +40,12 @@ pub(super) fn run(families: Families) -> Result<()> {
         return Err(error.context(logs));
     }
     Ok(())
+}
+
+/// The directories of the cluster's programs and of Traefik, built if need be.
+pub(super) fn programs() -> Result<[PathBuf; 2]> {
+    let programs = programs::directory().context("building the cluster's programs")?;
+    Ok([programs, traefik::directory().context("building Traefik")?])
 }
 
 fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progress) -> Result<()> {
