@@ -1,12 +1,14 @@
 //! TLS to the server: a client configuration per policy, the certificate verifier, session resumption, and why a
 //! handshake or a stream failed.
 
+pub mod certificate;
 mod client;
 mod client_certificate;
 pub(crate) mod describe;
 mod error;
 mod identity;
 mod observed;
+pub(crate) mod presented;
 mod session;
 mod system;
 #[cfg(test)]
