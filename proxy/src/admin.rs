@@ -18,9 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::ask::{Parameters, Unanswerable};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::status::{self, Live};
+use crate::{cert, connections, explain};
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,7 +36,10 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n";
+const PATHS: &str =
+    "/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n";
+/// What names the cluster's Services and pods, or opens connections.
+const LOCAL: [&str; 5] = ["/status", "/policies", "/connections", "/explain", "/cert"];
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,7 +51,7 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// For `/healthz/ready`.
     pub readiness: Readiness,
-    /// For `/status`, which a controller does not have.
+    /// For `/status` and what else is for this machine only, which a controller does not have.
     pub live: Option<Live>,
 }
 
@@ -129,39 +134,54 @@ async fn respond<B>(
         "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
         "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         "/healthz/ready" => ready(&state.readiness),
-        // It names the cluster's Services and pods.
-        "/status" if !peer.ip().to_canonical().is_loopback() => {
-            let text = "only for this machine or pod itself; see `nodetls status`\n";
+        path if LOCAL.contains(&path) && !peer.ip().to_canonical().is_loopback() => {
+            let text = "only for this machine or pod itself; see `nodetls --help`\n";
             answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
         }
-        "/status" if state.live.is_some() => status(state).await,
-        _ => {
-            let text = format!("not found; there is:\n{PATHS}");
-            answer(StatusCode::NOT_FOUND, PLAIN, text)
-        }
+        path => match &state.live {
+            Some(live) if LOCAL.contains(&path) => {
+                let parameters = Parameters::of(request.uri().query());
+                local(path.to_owned(), parameters, live.clone(), state).await
+            }
+            _ => {
+                let text = format!("not found; there is:\n{PATHS}");
+                answer(StatusCode::NOT_FOUND, PLAIN, text)
+            }
+        },
     }
 }
 
-/// Reads pins and cgroups, so it must not hold up connections.
-async fn status(state: Arc<AdminState>) -> Response<Full<Bytes>> {
-    let page = move || {
-        let live = state.live.as_ref().context("there is no status here")?;
-        status::page(live, &state.metrics, &state.readiness)
+/// What only this machine may ask. Most of it reads pins and cgroups, so it must not hold up connections.
+async fn local(
+    path: String,
+    parameters: Parameters,
+    live: Live,
+    state: Arc<AdminState>,
+) -> Response<Full<Bytes>> {
+    if path == "/cert" {
+        return page(cert::page(&live, &parameters).await);
+    }
+    let read = move || match path.as_str() {
+        "/policies" => live.policies(),
+        "/connections" => connections::page(&live),
+        "/explain" => explain::page(&live, &state.readiness, &parameters),
+        _ => status::page(&live, &state.metrics, &state.readiness),
     };
-    let (status, kind, text) = match tokio::task::spawn_blocking(page).await {
-        Ok(Ok(page)) => (StatusCode::OK, JSON, page),
-        Ok(Err(error)) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            PLAIN,
-            format!("{error:#}\n"),
-        ),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            PLAIN,
-            format!("{error}\n"),
-        ),
-    };
-    answer(status, kind, text)
+    let result = tokio::task::spawn_blocking(read).await;
+    page(result.unwrap_or_else(|error| Err(error.into())))
+}
+
+fn page(result: Result<String>) -> Response<Full<Bytes>> {
+    match result {
+        Ok(page) => answer(StatusCode::OK, JSON, page),
+        Err(error) => {
+            let status = match error.is::<Unanswerable>() {
+                true => StatusCode::UNPROCESSABLE_ENTITY,
+                false => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            answer(status, PLAIN, format!("{error:#}\n"))
+        }
+    }
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {

@@ -4,11 +4,16 @@ pub mod access_log;
 pub mod addr;
 pub mod admin;
 pub mod agent;
+mod ask;
+pub mod cert;
 pub mod check;
+pub mod cli;
+pub mod connections;
 pub mod controller;
 mod digest;
 mod durable;
 pub mod exec;
+pub mod explain;
 pub mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;

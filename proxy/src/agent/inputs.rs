@@ -19,7 +19,7 @@ use crate::readiness::Readiness;
 use crate::redirect::{bypass_pinned, default_cgroup, is_cgroup2};
 use crate::source::kube::{self as source, Kube, Namespaces, Pods, State};
 use crate::source::{Files, Source, Update};
-use crate::status::Live;
+use crate::status::{Live, NodePods};
 
 /// All that can fail for reasons of our own, before anything is taken over.
 pub(super) struct Inputs {
@@ -44,6 +44,7 @@ pub(super) struct Cluster {
     pub(super) pods: watch::Receiver<Arc<Pods>>,
     pub(super) state: watch::Receiver<State>,
     pub(super) events: Events,
+    rules: Rules,
 }
 
 /// Nodetls' own Namespace.
@@ -53,6 +54,15 @@ pub(super) struct OwnNamespace {
 }
 
 impl Cluster {
+    /// For who asks of a pod.
+    pub(super) fn pods_of_node(&self) -> NodePods {
+        NodePods {
+            node: self.node.clone(),
+            infos: self.pods.clone(),
+            rules: self.rules.clone(),
+        }
+    }
+
     pub(super) fn own_namespace(&self) -> OwnNamespace {
         OwnNamespace {
             name: self.namespace.clone(),
@@ -143,7 +153,7 @@ impl Inputs {
         pods.set_pods(infos.borrow_and_update().as_ref().clone());
         let state = kube.state();
         let (keeper, identities) = if options.client_certificates {
-            Keeper::cluster(client.clone(), kube.pods(), rules)
+            Keeper::cluster(client.clone(), kube.pods(), rules.clone())
         } else {
             Keeper::forbidden()
         };
@@ -158,6 +168,7 @@ impl Inputs {
                 events: Events::start(client.clone(), &node, state.clone()),
                 state,
                 namespaces: kube.namespaces(),
+                rules,
                 client,
                 node,
                 namespace,

@@ -14,8 +14,9 @@ mod others;
 mod report;
 mod taint;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -49,7 +50,7 @@ use crate::redirect::{
 use crate::signals::Signals;
 use crate::source::Source;
 use crate::source::kube::Pods as PodInfos;
-use crate::status::Live;
+use crate::status::{Live, Parts};
 use crate::tls::system_roots;
 use crate::uninstall;
 
@@ -140,7 +141,7 @@ struct Agent {
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
     installation: Installation,
-    compiler: Compiler,
+    compiler: Arc<Mutex<Compiler>>,
     /// By name.
     statuses: Arc<[Arc<PolicyStatus>]>,
     snapshot: Arc<Snapshot>,
@@ -222,6 +223,12 @@ impl Agent {
             Effect::Enforce => None,
             Effect::Audit => Some(Audit::start(publisher.routes(), Arc::clone(&proxy.dialer))?),
         };
+        let compiler = Arc::<Mutex<Compiler>>::default();
+        live.set_parts(Parts {
+            compiler: Arc::clone(&compiler),
+            proxy: Arc::clone(&proxy),
+            cluster: inputs.cluster.as_ref().map(Cluster::pods_of_node),
+        });
         let foreign = foreign(&options.pins);
         let layouts = foreign
             .iter()
@@ -251,7 +258,7 @@ impl Agent {
                 system_roots: roots.bundle,
                 insecure_validation: options.allow_insecure_validation,
             },
-            compiler: Compiler::default(),
+            compiler,
             statuses: Arc::default(),
             snapshot: Arc::default(),
             linger: Linger::default(),
@@ -337,13 +344,16 @@ impl Agent {
             return;
         };
         let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
+        let mut not_enrolled = BTreeMap::new();
         match self.pods.reconcile(&self.redirect, modes, proxy).await {
             Ok(failed) if failed.is_empty() => self.readiness.clear(NETNS),
             Ok(failed) => {
                 let mut texts = Vec::new();
-                for (netns, error) in &failed {
-                    tracing::error!(netns, error = format!("{error:#}"), "not enrolled");
-                    texts.push(format!("{netns} ({error:#})"));
+                for (netns, error) in failed {
+                    let error = format!("{error:#}");
+                    tracing::error!(netns, error, "not enrolled");
+                    texts.push(format!("{netns} ({error})"));
+                    not_enrolled.insert(netns, error);
                 }
                 self.readiness
                     .set_problem(NETNS, format!("not enrolled: {}", texts.join(", ")));
@@ -353,9 +363,13 @@ impl Agent {
                 self.readiness.set_problem(NETNS, format!("{error:#}"));
             }
         }
-        let names = self.pods.names();
+        let (names, pods) = (self.pods.names(), self.pods.enrolled());
         self.earlier.due = true;
-        self.live.update(|facts| facts.netns = names);
+        self.live.update(|facts| {
+            facts.netns = names;
+            facts.pods = pods;
+            facts.not_enrolled = Arc::new(not_enrolled);
+        });
         self.metrics.set_bypassed(&self.pods.bypassed());
         self.metrics
             .pods_enrolled
