@@ -8,6 +8,7 @@ mod ask;
 pub mod cert;
 pub mod check;
 pub mod cli;
+pub mod completion;
 pub mod connections;
 pub mod controller;
 mod digest;

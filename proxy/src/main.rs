@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use nodetls::agent::{self, Options};
 use nodetls::{
-    cert, check, connections, controller, exec, explain, guard,
+    cert, check, completion, connections, controller, exec, explain, guard,
     redirect, status, uninstall,
 };
 
@@ -35,6 +35,7 @@ enum Command {
     Cert(cert::Options),
     Guard(guard::Options),
     Uninstall(uninstall::Options),
+    Completion(completion::Options),
     /// Proves that the eBPF programs see connects from a cgroup; started by the agent.
     #[command(hide = true)]
     Canary {
@@ -63,6 +64,7 @@ fn carry_out(command: Command) -> Result<ExitCode> {
         Command::Explain(options) => explain::run(&options),
         Command::Connections(options) => connections::run(&options),
         Command::Cert(options) => cert::run(&options),
+        Command::Completion(options) => completion::run(&options, Cli::command()),
         Command::Guard(options) => guard::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Uninstall(options) => uninstall::run(&options).map(|()| ExitCode::SUCCESS),
     }
