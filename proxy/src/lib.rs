@@ -11,6 +11,7 @@ pub mod cli;
 pub mod completion;
 pub mod connections;
 pub mod controller;
+pub mod diagnose;
 mod digest;
 mod durable;
 pub mod exec;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use nodetls::agent::{self, Options};
 use nodetls::{
-    cert, check, completion, connections, controller, exec, explain, guard,
+    cert, check, completion, connections, controller, diagnose, exec, explain, guard,
     redirect, status, uninstall,
 };
 
@@ -33,6 +33,7 @@ enum Command {
     Explain(explain::Options),
     Connections(connections::Options),
     Cert(cert::Options),
+    Diagnose(diagnose::Options),
     Guard(guard::Options),
     Uninstall(uninstall::Options),
     Completion(completion::Options),
@@ -64,6 +65,7 @@ fn carry_out(command: Command) -> Result<ExitCode> {
         Command::Explain(options) => explain::run(&options),
         Command::Connections(options) => connections::run(&options),
         Command::Cert(options) => cert::run(&options),
+        Command::Diagnose(options) => diagnose::run(&options),
         Command::Completion(options) => completion::run(&options, Cli::command()),
         Command::Guard(options) => guard::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Uninstall(options) => uninstall::run(&options).map(|()| ExitCode::SUCCESS),
