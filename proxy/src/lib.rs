@@ -21,6 +21,7 @@ pub mod failure;
 pub mod fuzzing;
 pub mod guard;
 pub mod identity;
+pub mod kubectl;
 pub mod metrics;
 pub mod pods;
 pub mod policy;

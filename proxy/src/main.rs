@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use nodetls::agent::{self, Options};
 use nodetls::{
-    cert, check, completion, connections, controller, diagnose, exec, explain, guard,
+    cert, check, completion, connections, controller, diagnose, exec, explain, guard, kubectl,
     redirect, status, uninstall,
 };
 
@@ -46,7 +46,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    carry_out(Cli::parse().command).unwrap_or_else(|error| {
+    let result = match kubectl::is_called() {
+        true => kubectl::main(),
+        false => carry_out(Cli::parse().command),
+    };
+    result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

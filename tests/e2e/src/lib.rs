@@ -6,6 +6,7 @@ mod curl;
 pub mod document;
 pub mod envoy_gateway;
 pub mod nodetls;
+mod plugin;
 mod steps;
 
 use std::io::Write as _;
