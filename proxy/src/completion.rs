@@ -27,10 +27,8 @@ pub struct Options {
 /// # Errors
 /// That can't be written.
 pub fn run(options: &Options, mut command: Command) -> Result<ExitCode> {
-    let name = command
-        .get_bin_name()
-        .unwrap_or(command.get_name())
-        .to_owned();
+    // One word: shells know no program of two, such as `kubectl nodetls`.
+    let name = command.get_name().to_owned();
     let mut script = Vec::new();
     generate(options.shell, &mut command, name, &mut script);
     print(&String::from_utf8_lossy(&script))?;

@@ -57,6 +57,12 @@ async fn answers_each_path() {
         status.starts_with("HTTP/1.1 200 OK\r\n") && status.contains("application/json\r\n"),
         "{status}"
     );
+    let connections = admin.ask("GET", "/connections").await;
+    assert!(
+        connections.starts_with("HTTP/1.1 422 ")
+            && connections.ends_with("the agent is starting: ask again when it is ready\n"),
+        "{connections}"
+    );
     let missing = admin.ask("GET", "/").await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
     assert!(
@@ -68,6 +74,20 @@ async fn answers_each_path() {
         post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET\r\n"),
         "{post}"
     );
+}
+
+#[tokio::test]
+async fn what_names_pods_is_told_to_this_machine_only() {
+    let admin = Admin::start().await;
+    for path in LOCAL {
+        for peer in ["10.0.0.1:5000", "[::ffff:10.0.0.1]:5000", "[fd00::1]:5000"] {
+            let request = Request::get(format!("{path}?a=b")).body(()).unwrap();
+            let response = respond(&request, peer.parse().unwrap(), Arc::clone(&admin.state)).await;
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {peer}");
+        }
+        let from_here = admin.ask("GET", path).await;
+        assert!(!from_here.contains(" 403 "), "{from_here}");
+    }
 }
 
 #[tokio::test]

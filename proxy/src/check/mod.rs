@@ -46,13 +46,29 @@ pub struct Options {
     #[arg(long, conflicts_with = "manifests")]
     pub cluster: bool,
     /// With --cluster: only objects of this namespace [default: all namespaces]
-    #[arg(short, long, value_name = "NAME", requires = "cluster")]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        requires = "cluster",
+        conflicts_with = "manifests"
+    )]
     pub namespace: Option<String>,
     /// With --cluster: a context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", requires = "cluster")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "cluster",
+        conflicts_with = "manifests"
+    )]
     pub context: Option<String>,
     /// With --cluster: the kubeconfig [default: $KUBECONFIG, ~/.kube/config, or the pod's ServiceAccount]
-    #[arg(long, value_name = "FILE", requires = "cluster")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "cluster",
+        conflicts_with = "manifests"
+    )]
     pub kubeconfig: Option<PathBuf>,
     /// How the result looks
     #[arg(short, long, value_enum, default_value_t)]

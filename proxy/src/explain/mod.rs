@@ -5,6 +5,8 @@ mod client;
 mod judge;
 mod report;
 mod service;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::process::ExitCode;
