@@ -50,6 +50,15 @@ fn every_verb_has_help_with_examples() {
 }
 
 #[test]
+fn the_readme_tells_of_every_verb() {
+    let readme = include_str!("../../README.md");
+    for verb in verbs(&run(BINARY, &["--help"])) {
+        let told = format!("nodetls {verb}");
+        assert!(readme.contains(&told), "{told}");
+    }
+}
+
+#[test]
 fn the_plugin_has_the_verbs_that_make_sense_for_a_cluster_and_says_what_it_lacks() {
     let directory = tempfile::tempdir().unwrap();
     let plugin = plugin(&directory);

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::client::{Client, Fate, Node};
 use super::report::{Explanation, Handshake, LastError, Outcome, Policy, Target};
-use super::service::{Named, fault, port_text};
+use super::service::{Named, port_text};
 use crate::ask::Parameters;
 use crate::failure::Reason;
 use crate::identity::DEFAULT_NAMESPACE;
@@ -55,9 +55,9 @@ pub(crate) fn page(live: &Live, readiness: &Readiness, parameters: &Parameters) 
     Ok(serde_json::to_string_pretty(&explanation)? + "\n")
 }
 
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     facts: &'a Facts,
-    compiler: &'a Compiler,
+    pub(super) compiler: &'a Compiler,
     routes: &'a Routes,
 }
 
@@ -207,72 +207,6 @@ impl Judge<'_> {
             }
         }));
         policies
-    }
-
-    /// Why there is nothing in force.
-    fn untargeted(
-        &self,
-        service: &ObjectName,
-        port: u16,
-        policies: &[Policy],
-    ) -> (Outcome, String, Option<String>) {
-        let object = self.compiler.service(service).map(|object| &**object);
-        let opted_out = policies.iter().find(|policy| policy.reason == "OptedOut");
-        let accepted = policies.iter().find(|policy| policy.accepted);
-        let (why, cure) = if let Some(fault) = fault(service, object, port) {
-            fault
-        } else if let Some(policy) = accepted {
-            let (name, warnings) = (&policy.policy, policy.warnings.join("; "));
-            match &policy.section_name {
-                Some(section) => (
-                    format!(
-                        "BackendTLSPolicy {name} targets port {section} of the Service, not {port}"
-                    ),
-                    format!(
-                        "if {port} speaks TLS too, add a targetRef with its sectionName, or leave sectionName out"
-                    ),
-                ),
-                None if warnings.is_empty() => (
-                    format!(
-                        "BackendTLSPolicy {name} is accepted, but not in force on this node yet"
-                    ),
-                    "wait a moment; `nodetls status` tells what keeps it".to_owned(),
-                ),
-                None => (
-                    format!(
-                        "BackendTLSPolicy {name} is accepted, but covers no address of port {port}"
-                    ),
-                    warnings,
-                ),
-            }
-        } else if let Some(policy) = policies.iter().find(|policy| policy.reason != "OptedOut") {
-            let Policy {
-                policy,
-                reason,
-                message,
-                ..
-            } = policy;
-            (
-                format!(
-                    "BackendTLSPolicy {policy} names the Service, but no port of it ({reason})"
-                ),
-                message.clone(),
-            )
-        } else if let Some(policy) = opted_out {
-            (
-                format!("BackendTLSPolicy {} targets it, but is left to gateways", policy.policy),
-                "remove the annotation nodetls.io/redirect: disabled from the policy, if pods are meant too".to_owned(),
-            )
-        } else {
-            (
-                format!("no BackendTLSPolicy targets Service {service}"),
-                format!(
-                    "if the server speaks TLS on that port, create one in namespace {}",
-                    service.namespace
-                ),
-            )
-        };
-        (Outcome::Untouched, why, Some(cure))
     }
 }
 

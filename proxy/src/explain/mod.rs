@@ -8,6 +8,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod text;
+mod untargeted;
 
 use std::process::ExitCode;
 

@@ -2,6 +2,7 @@
 //! binary, called `kubectl-nodetls`, and asks kubectl itself to reach the agents: so every way to log in to a cluster that
 //! kubectl knows works here too.
 
+mod agents;
 mod bundle;
 mod nodes;
 
