@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -24,9 +24,7 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let compiled = compiler.compile(&update.objects, &self.installation);
-        drop(compiler);
+        let compiled = self.compiler().compile(&update.objects, &self.installation);
         let mut snapshot = compiled.snapshot;
         let (before, statuses) = (&self.snapshot, &compiled.statuses);
         let objects = &update.objects;

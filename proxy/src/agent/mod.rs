@@ -16,7 +16,7 @@ mod taint;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -331,6 +331,11 @@ impl Agent {
                 () = signals.next() => return Ok(()),
             }
         }
+    }
+
+    /// Who explains waits for a compilation; we wait for an explanation.
+    fn compiler(&self) -> MutexGuard<'_, Compiler> {
+        self.compiler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn keep_routes(&mut self) {

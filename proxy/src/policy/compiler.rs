@@ -9,23 +9,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
-
 use super::attach::{Attached, without_service};
 use super::ca::Authorities;
 use super::endpoints::Slices;
 use super::service::{ClusterIps, View};
 use super::snapshot::{ObjectName, Snapshot, Target};
 use super::status::PolicyStatus;
-use super::{
-    BackendTlsPolicy, Compiled, Installation, Objects, Policy, conflict, opted_out, parallel, read,
-};
+use super::{Compiled, Installation, Objects, Policy, conflict, opted_out, parallel, read};
 
 /// Compiles again and again, at the cost of what has changed. Each result is what [`compile`](super::compile) gives for
 /// the same objects.
 #[derive(Default)]
 pub struct Compiler {
-    seen: Objects,
+    pub(super) seen: Objects,
     installation: Installation,
     authorities: Authorities,
     cluster_ips: ClusterIps,
@@ -223,30 +219,6 @@ impl Compiler {
             }
             self.in_effect.insert(address, target);
         }
-    }
-
-    /// A Service, whether or not a policy names it.
-    pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
-        self.seen.services.get(name)
-    }
-
-    /// A policy as it was written.
-    pub fn policy(&self, name: &ObjectName) -> Option<&Arc<BackendTlsPolicy>> {
-        self.seen.policies.get(name)
-    }
-
-    /// The policies that name a Service and are left to others.
-    pub fn opted_out(&self, service: &ObjectName) -> Vec<&ObjectName> {
-        let policies = self.seen.policies.iter();
-        let opted_out = policies.filter(|(name, policy)| {
-            let targets = || read(policy).0.targets;
-            name.namespace == service.namespace
-                && policy.is_opted_out()
-                && targets()
-                    .iter()
-                    .any(|target| *target.service == *service.name)
-        });
-        opted_out.map(|(name, _)| name).collect()
     }
 
     fn status(&self, policy: &Policy) -> PolicyStatus {

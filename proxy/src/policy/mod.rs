@@ -4,6 +4,7 @@
 //! a mistake in a policy never means plaintext. Rules: GEP-1897 (BackendTLSPolicy) and GEP-713 (policy attachment).
 
 mod api;
+mod asked;
 mod attach;
 mod ca;
 mod ca_object;
