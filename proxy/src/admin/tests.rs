@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::metrics::Role;
+use crate::tls::Session;
 
 struct Admin {
     address: SocketAddr,
@@ -18,7 +20,7 @@ impl Admin {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new("1.2.3").unwrap());
+        let metrics = Arc::new(Metrics::new(Role::Agent, "1.2.3").unwrap());
         let state = Arc::new(AdminState {
             metrics,
             readiness: Readiness::default(),
@@ -99,9 +101,16 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
             let metrics = Arc::clone(&admin.state.metrics);
             tokio::spawn(async move {
                 for round in 0..500 {
+    let session = Session {
+        version: "TLSv1.3",
+        cipher_suite: "AES",
+        group: "X25519",
+        alpn: "none",
+        resumed: false,
+    };
                     let target = metrics.target("default", "web", port);
                     let _open = target.open();
-                    target.handshake_ok("TLSv1_3", "AES", Duration::from_micros(700));
+                    target.handshake_ok(session, None, Duration::from_micros(700));
                     target.failed("timeout");
                     if round % 100 == 99 && port == 3 {
                         metrics.forget("default", "web", port);

@@ -36,7 +36,7 @@ use crate::access_log::{LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::identity::Keeper;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
@@ -167,7 +167,7 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options) -> Result<Self> {
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+        let metrics = Arc::new(Metrics::new(Role::Agent, env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
         let live = Live::default();

@@ -3,6 +3,9 @@
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio_rustls::client::TlsStream;
 
+use super::client::PROVIDER;
+use super::describe::not_after;
+
 /// What was negotiated, in labels of bounded number for log and metrics. `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
@@ -43,6 +46,26 @@ impl Session {
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }
+}
+
+/// When the certificate expires that the server has shown, in Unix time (seconds); a resumed session shows none.
+pub(crate) fn shown_not_after<IO>(stream: &TlsStream<IO>) -> Option<i64> {
+    let connection = stream.get_ref().1;
+    if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+        return None;
+    }
+    not_after(connection.peer_certificates()?.first()?)
+}
+
+/// Whether the cryptography is of a module validated by FIPS 140.
+pub(crate) fn is_fips() -> bool {
+    PROVIDER.fips()
+}
+
+/// The key-exchange groups that are offered where no policy says otherwise, in order of preference.
+pub(crate) fn default_groups() -> Vec<&'static str> {
+    let groups = PROVIDER.kx_groups.iter();
+    groups.filter_map(|group| group.name().as_str()).collect()
 }
 
 /// Its IANA name: rustls says `TLS13_…` where IANA says `TLS_…`.
