@@ -1,4 +1,5 @@
-//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
+//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state but the log's
+//! filter.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::{LogError, log_filter, set_log_filter};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::status::{self, Live};
@@ -34,7 +36,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n";
+const PATHS: &str = "/healthz/live\n/healthz/ready\n/logging\n/metrics\n/status\n";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -118,6 +120,11 @@ async fn respond<B>(
     peer: SocketAddr,
     state: Arc<AdminState>,
 ) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let here = peer.ip().to_canonical().is_loopback();
+    if request.method() == Method::POST && path == "/logging" && here {
+        return set_logging(request.uri().query());
+    }
     if request.method() != Method::GET {
         let (status, text) = (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
         let mut refused = answer(status, PLAIN, text);
@@ -125,21 +132,48 @@ async fn respond<B>(
         refused.headers_mut().insert(ALLOW, get);
         return refused;
     }
-    match request.uri().path() {
-        "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
+    match path {
+        "/metrics" => {
+            let ready = state.readiness.missing().is_empty();
+            state.metrics.ready.set(ready.into());
+            answer(StatusCode::OK, PROMETHEUS, state.metrics.encode())
+        }
         "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         "/healthz/ready" => ready(&state.readiness),
-        // It names the cluster's Services and pods.
-        "/status" if !peer.ip().to_canonical().is_loopback() => {
+        // The status names the cluster's Services and pods.
+        "/status" | "/logging" if !here => {
             let text = "only for this machine or pod itself; see `nodetls status`\n";
             answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
         }
+        "/logging" => logging(log_filter(), StatusCode::INTERNAL_SERVER_ERROR),
         "/status" if state.live.is_some() => status(state).await,
         _ => {
             let text = format!("not found; there is:\n{PATHS}");
             answer(StatusCode::NOT_FOUND, PLAIN, text)
         }
     }
+}
+
+/// What is logged.
+fn logging(filter: Result<String, LogError>, unless: StatusCode) -> Response<Full<Bytes>> {
+    match filter {
+        Ok(filter) => answer(StatusCode::OK, PLAIN, format!("{filter}\n")),
+        Err(error) => answer(unless, PLAIN, format!("{error}\n")),
+    }
+}
+
+/// Has something else logged from here on, as `level` of the query says.
+fn set_logging(query: Option<&str>) -> Response<Full<Bytes>> {
+    let level = query.and_then(|query| query.strip_prefix("level="));
+    let Some(level) = level.filter(|level| !level.is_empty()) else {
+        let text = "write for example /logging?level=info,nodetls=debug\n".to_owned();
+        return answer(StatusCode::BAD_REQUEST, PLAIN, text);
+    };
+    let set = set_log_filter(level);
+    if set.is_ok() {
+        tracing::info!(level, "log filter changed");
+    }
+    logging(set.and_then(|()| log_filter()), StatusCode::BAD_REQUEST)
 }
 
 /// Reads pins and cgroups, so it must not hold up connections.

@@ -70,6 +70,11 @@ async fn answers_each_path() {
         post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET\r\n"),
         "{post}"
     );
+    let unnamed = admin.ask("POST", "/logging").await;
+    assert!(
+        unnamed.starts_with("HTTP/1.1 400 ") && unnamed.contains("/logging?level="),
+        "{unnamed}"
+    );
 }
 
 #[tokio::test]
@@ -96,11 +101,6 @@ async fn ready_names_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_of_a_busy_instance_are_well_formed() {
     let admin = Admin::start().await;
-    let busy: Vec<_> = (0..4u16)
-        .map(|port| {
-            let metrics = Arc::clone(&admin.state.metrics);
-            tokio::spawn(async move {
-                for round in 0..500 {
     let session = Session {
         version: "TLSv1.3",
         cipher_suite: "AES",
@@ -108,6 +108,11 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
         alpn: "none",
         resumed: false,
     };
+    let busy: Vec<_> = (0..4u16)
+        .map(|port| {
+            let metrics = Arc::clone(&admin.state.metrics);
+            tokio::spawn(async move {
+                for round in 0..500 {
                     let target = metrics.target("default", "web", port);
                     let _open = target.open();
                     target.handshake_ok(session, None, Duration::from_micros(700));

@@ -32,7 +32,7 @@ use self::linger::Linger;
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 pub(crate) use self::report::log_status;
-use crate::access_log::{LogTo, init_logging};
+use crate::access_log::{LogTo, init_logging, set_node};
 use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::identity::Keeper;
@@ -73,6 +73,9 @@ const BPFFS: &str = "bpffs";
 /// When it can't start: what is missing, and the cure.
 pub fn run(options: Options) -> Result<()> {
     init_logging(options.log_format, &options.log, LogTo::Stdout)?;
+    if let Some(node) = &options.node {
+        set_node(node);
+    }
     raise_fd_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
