@@ -62,8 +62,8 @@ fn the_dashboard_is_a_config_map_that_grafanas_sidecar_finds() {
 
 #[test]
 fn all_of_it_goes_into_the_namespace_of_the_overlay_with_the_label_that_the_operator_wants() {
-    let more = "namespace: elsewhere\npatches:\n- target: {group: monitoring.coreos.com}\n  patch: '[{op: add, path: \
-                /metadata/labels/release, value: prometheus}]'";
+    let more = "namespace: elsewhere\npatches:\n- target: {group: monitoring.coreos.com}\n  patch: |\n    \
+                - {op: add, path: /metadata/labels/release, value: prometheus}";
     let objects = objects("monitoring-elsewhere", more);
     for (kind, name) in [
         ("PodMonitor", "nodetls"),
