@@ -107,6 +107,7 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
         group: "X25519",
         alpn: "none",
         resumed: false,
+        not_after: None,
     };
     let busy: Vec<_> = (0..4u16)
         .map(|port| {
@@ -115,7 +116,7 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
                 for round in 0..500 {
                     let target = metrics.target("default", "web", port);
                     let _open = target.open();
-                    target.handshake_ok(session, None, Duration::from_micros(700));
+                    target.handshake_ok(session, Duration::from_micros(700));
                     target.failed("timeout");
                     if round % 100 == 99 && port == 3 {
                         metrics.forget("default", "web", port);

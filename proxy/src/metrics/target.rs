@@ -159,19 +159,22 @@ impl TargetMetrics {
         }
     }
 
-    /// A handshake succeeded after `took`. `not_after` is when the certificate ends that the server has shown (Unix time,
-    /// seconds); with a resumed session it shows none.
-    pub fn handshake_ok(&self, session: Session, not_after: Option<i64>, took: Duration) {
+    /// A handshake succeeded after `took`.
+    pub fn handshake_ok(&self, session: Session, took: Duration) {
         self.handshake_seconds.observe(took.as_secs_f64());
         self.resolve(|resolved| {
             let now = Instant::now();
             resolved.earliest.touch(now);
-            if let Some(end) = not_after {
+            if let Some(end) = session.not_after {
                 let new = || self.families.not_after.with_label_values(&self.labels);
                 let earliest = resolved.earliest.see(end, now);
                 resolved.not_after.get_or_insert_with(new).set(earliest);
             }
-            self.count(resolved, Some(session));
+            let labels = Session {
+                not_after: None,
+                ..session
+            };
+            self.count(resolved, Some(labels));
         });
     }
 

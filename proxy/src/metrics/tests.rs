@@ -24,6 +24,7 @@ const SESSION: Session = Session {
     group: "X25519",
     alpn: "none",
     resumed: false,
+    not_after: Some(1_900_000_000),
 };
 const WEB: &str = r#"port="443",service="web",service_namespace="default""#;
 
@@ -34,8 +35,12 @@ fn a_target_counts_its_connections() {
     let first = web.open();
     let _second = metrics.target("default", "web", 443).open();
     drop(first);
-    web.handshake_ok(SESSION, Some(1_900_000_000), Duration::from_millis(3));
-    web.handshake_ok(SESSION, Some(1_800_000_000), Duration::from_millis(3));
+    web.handshake_ok(SESSION, Duration::from_millis(3));
+    let earlier = Session {
+        not_after: Some(1_800_000_000),
+        ..SESSION
+    };
+    web.handshake_ok(earlier, Duration::from_millis(3));
     web.handshake_failed(Duration::from_millis(30));
     web.failed("unknown_ca");
     web.failed("unknown_ca");
@@ -70,13 +75,13 @@ fn a_forgotten_target_leaves_no_series_and_its_last_connections_bring_none_back(
     let web = metrics.target("default", "web", 443);
     let other = metrics.target("default", "other", 443);
     let open = web.open();
-    web.handshake_ok(SESSION, Some(1), Duration::from_millis(3));
+    web.handshake_ok(SESSION, Duration::from_millis(3));
     web.failed("timeout");
     web.passthrough("already_tls");
     metrics.forget("default", "web", 443);
     web.failed("expired");
     web.handshake_failed(Duration::ZERO);
-    web.handshake_ok(SESSION, Some(1), Duration::ZERO);
+    web.handshake_ok(SESSION, Duration::ZERO);
     drop(open);
     other.sent_bytes.inc();
     let text = metrics.encode();

@@ -15,7 +15,7 @@ use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::Failure;
 use crate::metrics::TargetMetrics;
 use crate::policy::{AccessLog, ObjectName, Options, Target, Upstream};
-use crate::tls::{ServerStream, Session, TlsClient, shown_not_after};
+use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
 pub struct Route {
@@ -165,10 +165,9 @@ impl Route {
 
     /// Counts a TLS handshake; `stream` is there when it succeeded.
     pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
-        match stream {
-            Some(stream) => {
-                let (session, end) = (Session::of(stream), shown_not_after(stream));
-                self.metrics.handshake_ok(session, end, duration);
+        match stream.map(Session::of) {
+            Some(session) => {
+                self.metrics.handshake_ok(session, duration);
                 self.set_failing(None);
             }
             None => self.metrics.handshake_failed(duration),

@@ -6,7 +6,7 @@ use tokio_rustls::client::TlsStream;
 use super::client::PROVIDER;
 use super::describe::not_after;
 
-/// What was negotiated, in labels of bounded number for log and metrics. `none` where nothing was.
+/// What was negotiated; texts are labels of bounded number for log and metrics, `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
     /// `TLSv1.2` or `TLSv1.3`.
@@ -19,12 +19,16 @@ pub struct Session {
     pub alpn: &'static str,
     /// Whether an earlier session was resumed, so that no certificate was sent.
     pub resumed: bool,
+    /// When the certificate expires that was sent, in Unix time (seconds).
+    pub not_after: Option<i64>,
 }
 
 impl Session {
     /// The session of an established stream.
     pub fn of<IO>(stream: &TlsStream<IO>) -> Self {
         let connection = stream.get_ref().1;
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let sent = connection.peer_certificates().filter(|_| !resumed);
         Self {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -43,18 +47,10 @@ impl Session {
                 Some(b"http/1.1") => "http/1.1",
                 _ => "none",
             },
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
+            not_after: sent.and_then(|sent| not_after(sent.first()?)),
         }
     }
-}
-
-/// When the certificate expires that the server has shown, in Unix time (seconds); a resumed session shows none.
-pub(crate) fn shown_not_after<IO>(stream: &TlsStream<IO>) -> Option<i64> {
-    let connection = stream.get_ref().1;
-    if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
-        return None;
-    }
-    not_after(connection.peer_certificates()?.first()?)
 }
 
 /// Whether the cryptography is of a module validated by FIPS 140.
