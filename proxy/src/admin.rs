@@ -1,4 +1,5 @@
-//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
+//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state but the log's
+//! filter.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::{LogError, log_filter, set_log_filter};
 use crate::ask::{Parameters, Unanswerable};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -36,10 +38,16 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str =
-    "/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n";
-/// What names the cluster's Services and pods, or opens connections.
-const LOCAL: [&str; 5] = ["/status", "/policies", "/connections", "/explain", "/cert"];
+const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n/logging\n";
+/// What names the cluster's Services and pods, opens connections, or changes something.
+const LOCAL: [&str; 6] = [
+    "/status",
+    "/policies",
+    "/connections",
+    "/explain",
+    "/cert",
+    "/logging",
+];
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -123,6 +131,11 @@ async fn respond<B>(
     peer: SocketAddr,
     state: Arc<AdminState>,
 ) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let here = peer.ip().to_canonical().is_loopback();
+    if request.method() == Method::POST && path == "/logging" && here {
+        return set_logging(request.uri().query());
+    }
     if request.method() != Method::GET {
         let (status, text) = (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
         let mut refused = answer(status, PLAIN, text);
@@ -130,14 +143,19 @@ async fn respond<B>(
         refused.headers_mut().insert(ALLOW, get);
         return refused;
     }
-    match request.uri().path() {
-        "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
+    match path {
+        "/metrics" => {
+            let ready = state.readiness.missing().is_empty();
+            state.metrics.ready.set(ready.into());
+            answer(StatusCode::OK, PROMETHEUS, state.metrics.encode())
+        }
         "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         "/healthz/ready" => ready(&state.readiness),
-        path if LOCAL.contains(&path) && !peer.ip().to_canonical().is_loopback() => {
+        path if LOCAL.contains(&path) && !here => {
             let text = "only for this machine or pod itself; see `nodetls --help`\n";
             answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
         }
+        "/logging" => logging(log_filter(), StatusCode::INTERNAL_SERVER_ERROR),
         path => match &state.live {
             Some(live) if LOCAL.contains(&path) => {
                 let parameters = Parameters::of(request.uri().query());
@@ -149,6 +167,28 @@ async fn respond<B>(
             }
         },
     }
+}
+
+/// What is logged.
+fn logging(filter: Result<String, LogError>, unless: StatusCode) -> Response<Full<Bytes>> {
+    match filter {
+        Ok(filter) => answer(StatusCode::OK, PLAIN, format!("{filter}\n")),
+        Err(error) => answer(unless, PLAIN, format!("{error}\n")),
+    }
+}
+
+/// Has something else logged from here on, as `level` of the query says.
+fn set_logging(query: Option<&str>) -> Response<Full<Bytes>> {
+    let level = query.and_then(|query| query.strip_prefix("level="));
+    let Some(level) = level.filter(|level| !level.is_empty()) else {
+        let text = "write for example /logging?level=info,nodetls=debug\n".to_owned();
+        return answer(StatusCode::BAD_REQUEST, PLAIN, text);
+    };
+    let set = set_log_filter(level);
+    if set.is_ok() {
+        tracing::info!(level, "log filter changed");
+    }
+    logging(set.and_then(|()| log_filter()), StatusCode::BAD_REQUEST)
 }
 
 /// What only this machine may ask. Most of it reads pins and cgroups, so it must not hold up connections.

@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::metrics::Role;
+use crate::tls::Session;
 
 struct Admin {
     address: SocketAddr,
@@ -18,7 +20,7 @@ impl Admin {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new("1.2.3").unwrap());
+        let metrics = Arc::new(Metrics::new(Role::Agent, "1.2.3").unwrap());
         let state = Arc::new(AdminState {
             metrics,
             readiness: Readiness::default(),
@@ -74,6 +76,11 @@ async fn answers_each_path() {
         post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET\r\n"),
         "{post}"
     );
+    let unnamed = admin.ask("POST", "/logging").await;
+    assert!(
+        unnamed.starts_with("HTTP/1.1 400 ") && unnamed.contains("/logging?level="),
+        "{unnamed}"
+    );
 }
 
 #[tokio::test]
@@ -114,6 +121,14 @@ async fn ready_names_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_of_a_busy_instance_are_well_formed() {
     let admin = Admin::start().await;
+    let session = Session {
+        version: "TLSv1.3",
+        cipher_suite: "AES",
+        group: "X25519",
+        alpn: "none",
+        resumed: false,
+        not_after: None,
+    };
     let busy: Vec<_> = (0..4u16)
         .map(|port| {
             let metrics = Arc::clone(&admin.state.metrics);
@@ -121,7 +136,7 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
                 for round in 0..500 {
                     let target = metrics.target("default", "web", port);
                     let _open = target.open();
-                    target.handshake_ok("TLSv1_3", "AES", Duration::from_micros(700));
+                    target.handshake_ok(session, Duration::from_micros(700));
                     target.failed("timeout");
                     if round % 100 == 99 && port == 3 {
                         metrics.forget("default", "web", port);

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::agent::seconds;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::readiness::Readiness;
 use crate::signals::Signals;
 
@@ -82,7 +82,7 @@ async fn serve(options: &Options, address: SocketAddr) -> Result<()> {
     let readiness = Readiness::default();
     let removing = readiness.task("what is pinned on this node removed");
     let admin = AdminState {
-        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?),
+        metrics: Arc::new(Metrics::new(Role::Uninstall, env!("CARGO_PKG_VERSION"))?),
         readiness: readiness.clone(),
         live: None,
     };
