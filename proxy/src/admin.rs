@@ -3,14 +3,15 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -38,9 +39,10 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n/logging\n";
+const PATHS: &str = "/\n/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n/logging\n";
 /// What names the cluster's Services and pods, opens connections, or changes something.
-const LOCAL: [&str; 6] = [
+const LOCAL: [&str; 7] = [
+    "/",
     "/status",
     "/policies",
     "/connections",
@@ -49,6 +51,11 @@ const LOCAL: [&str; 6] = [
     "/logging",
 ];
 const PLAIN: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+/// The node at a glance, in a browser.
+const PAGE: &str = include_str!("admin/page.html");
+/// What that page may do: ask this address.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -132,7 +139,7 @@ async fn respond<B>(
     state: Arc<AdminState>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    let here = peer.ip().to_canonical().is_loopback();
+    let here = peer.ip().to_canonical().is_loopback() && is_addressed_here(request);
     if request.method() == Method::POST && path == "/logging" && here {
         return set_logging(request.uri().query());
     }
@@ -155,6 +162,7 @@ async fn respond<B>(
             let text = "only for this machine or pod itself; see `nodetls --help`\n";
             answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
         }
+        "/" => browser_page(),
         "/logging" => logging(log_filter(), StatusCode::INTERNAL_SERVER_ERROR),
         path => match &state.live {
             Some(live) if LOCAL.contains(&path) => {
@@ -167,6 +175,23 @@ async fn respond<B>(
             }
         },
     }
+}
+
+/// Whether the request names an address or localhost: a browser that was led here by somebody's DNS names that.
+fn is_addressed_here<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let host = host.and_then(|host| Authority::try_from(host).ok());
+    host.is_none_or(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<IpAddr>().is_ok()
+    })
+}
+
+fn browser_page() -> Response<Full<Bytes>> {
+    let mut page = answer(StatusCode::OK, HTML, PAGE.to_owned());
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    page
 }
 
 /// What is logged.

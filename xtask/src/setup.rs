@@ -32,7 +32,8 @@ const TEST_TOOLS: [(&str, &str); 3] = [
     ("dnsmasq", "dnsmasq-base"),
     ("promtool", "prometheus"),
 ];
-const CLUSTER_TOOLS: [(&str, &str); 4] = [
+const CLUSTER_TOOLS: [(&str, &str); 5] = [
+    ("chromium", "chromium"),
     ("nginx", "nginx-light"),
     ("runc", "runc"),
     ("nft", "nftables"),

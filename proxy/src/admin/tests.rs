@@ -37,13 +37,41 @@ impl Admin {
     }
 
     async fn ask(&self, method: &str, path: &str) -> String {
+        self.ask_as("localhost:15020", method, path).await
+    }
+
+    async fn ask_as(&self, host: &str, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
         response
     }
+}
+
+#[tokio::test]
+async fn a_page_for_browsers_that_came_here_of_their_own_accord() {
+    let admin = Admin::start().await;
+    for host in ["localhost:15020", "127.0.0.1:15020", "[::1]:15020"] {
+        let page = admin.ask_as(host, "GET", "/").await;
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {page}");
+        assert!(
+            page.contains("content-security-policy: default-src 'none';"),
+            "{page}"
+        );
+    }
+    for path in ["/", "/status", "/cert?target=a/b:443"] {
+        let refused = admin.ask_as("attacker.example:15020", "GET", path).await;
+        assert!(
+            refused.starts_with("HTTP/1.1 403 "),
+            "{path}: DNS rebinding: {refused}"
+        );
+    }
+    let refused = admin
+        .ask_as("attacker.example", "POST", "/logging?level=off")
+        .await;
+    assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
 }
 
 #[tokio::test]
