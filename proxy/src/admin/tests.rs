@@ -93,7 +93,7 @@ async fn answers_each_path() {
             && connections.ends_with("the agent is starting: ask again when it is ready\n"),
         "{connections}"
     );
-    let missing = admin.ask("GET", "/").await;
+    let missing = admin.ask("GET", "/nothing").await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
     assert!(
         missing.contains("/metrics") && missing.contains("/healthz/ready"),
