@@ -5,6 +5,7 @@ mod config;
 mod containerd;
 mod daemons;
 mod down;
+mod helm;
 mod images;
 mod install;
 mod node;

@@ -10,7 +10,7 @@ use super::containerd::Containerd;
 use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
-    Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready,
+    Families, LOGS, Progress, STATE, ask, cgroups, config, down, helm, images, node, nodes_ready,
     programs, ready, sources, traefik,
 };
 use crate::sh;
@@ -29,12 +29,12 @@ pub(super) fn run(families: Families) -> Result<()> {
         down::clean()?;
     }
     let progress = Progress::start();
-    let [programs, traefik] = programs()?;
+    let built = programs()?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start([&programs, &traefik], families, &progress) {
+    if let Err(error) = start(&built, families, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,13 +42,28 @@ pub(super) fn run(families: Families) -> Result<()> {
     Ok(())
 }
 
-/// The directories of the cluster's programs and of Traefik, built if need be.
-pub(super) fn programs() -> Result<[PathBuf; 2]> {
-    let programs = programs::directory().context("building the cluster's programs")?;
-    Ok([programs, traefik::directory().context("building Traefik")?])
+/// Where the cluster's programs are, and those of others that tests need.
+pub(super) struct Built {
+    programs: PathBuf,
+    traefik: PathBuf,
+    helm: PathBuf,
 }
 
-fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progress) -> Result<()> {
+/// Builds what is missing.
+pub(super) fn programs() -> Result<Built> {
+    Ok(Built {
+        programs: programs::directory().context("building the cluster's programs")?,
+        traefik: traefik::directory().context("building Traefik")?,
+        helm: helm::directory().context("building Helm")?,
+    })
+}
+
+fn start(built: &Built, families: Families, progress: &Progress) -> Result<()> {
+    let Built {
+        programs,
+        traefik,
+        helm,
+    } = built;
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
     images::build(programs, traefik, &images).context("building the images")?;
@@ -65,7 +80,9 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
     for node in &NODES {
         daemons.start(node, "containerd")?;
     }
-    write_kubectl(programs)?;
+    let kubernetes = programs.join("kubernetes");
+    write_client("kubectl", &format!("{} kubectl", kubernetes.display()))?;
+    write_client("helm", &helm.join("helm").display().to_string())?;
     let containerd = Containerd(programs);
     daemons.wait("containerd ready", PATIENCE, || containerd.answers())?;
     let archives: Vec<_> = fs::read_dir(&images)?.collect::<Result<_, _>>()?;
@@ -109,15 +126,15 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
     Ok(())
 }
 
-fn write_kubectl(programs: &Path) -> Result<()> {
+/// A script that runs a client of the API server, which only the nodes' network reaches, as the cluster's administrator.
+fn write_client(name: &str, program: &str) -> Result<()> {
     let holder = cgroups::unified()?
         .join(FIRST.name)
         .join("holder/cgroup.procs");
-    let kubectl = format!(
-        "#!/bin/sh\n# kubectl, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
-         exec nsenter --target \"$(cat {})\" --net -- {} kubectl --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
+    let script = format!(
+        "#!/bin/sh\n# {name}, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
+         exec nsenter --target \"$(cat {})\" --net -- {program} --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
         holder.display(),
-        programs.join("kubernetes").display()
     );
-    node::executable(&Path::new(STATE).join("kubectl"), &kubectl)
+    node::executable(&Path::new(STATE).join(name), &script)
 }
