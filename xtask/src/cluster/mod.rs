@@ -5,7 +5,6 @@ mod config;
 mod containerd;
 mod daemons;
 mod down;
-mod helm;
 mod images;
 mod install;
 mod node;

@@ -10,7 +10,7 @@ use super::containerd::Containerd;
 use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
-    Families, LOGS, Progress, STATE, ask, cgroups, config, down, helm, images, node, nodes_ready,
+    Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready,
     programs, ready, sources, traefik,
 };
 use crate::sh;
@@ -29,12 +29,12 @@ pub(super) fn run(families: Families) -> Result<()> {
         down::clean()?;
     }
     let progress = Progress::start();
-    let built = programs()?;
+    let [programs, traefik] = programs()?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start(&built, families, &progress) {
+    if let Err(error) = start([&programs, &traefik], families, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,28 +42,13 @@ pub(super) fn run(families: Families) -> Result<()> {
     Ok(())
 }
 
-/// Where the cluster's programs are, and those of others that tests need.
-pub(super) struct Built {
-    programs: PathBuf,
-    traefik: PathBuf,
-    helm: PathBuf,
+/// The directories of the cluster's programs and of Traefik, built if need be.
+pub(super) fn programs() -> Result<[PathBuf; 2]> {
+    let programs = programs::directory().context("building the cluster's programs")?;
+    Ok([programs, traefik::directory().context("building Traefik")?])
 }
 
-/// Builds what is missing.
-pub(super) fn programs() -> Result<Built> {
-    Ok(Built {
-        programs: programs::directory().context("building the cluster's programs")?,
-        traefik: traefik::directory().context("building Traefik")?,
-        helm: helm::directory().context("building Helm")?,
-    })
-}
-
-fn start(built: &Built, families: Families, progress: &Progress) -> Result<()> {
-    let Built {
-        programs,
-        traefik,
-        helm,
-    } = built;
+fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progress) -> Result<()> {
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
     images::build(programs, traefik, &images).context("building the images")?;
@@ -82,7 +67,7 @@ fn start(built: &Built, families: Families, progress: &Progress) -> Result<()> {
     }
     let kubernetes = programs.join("kubernetes");
     write_client("kubectl", &format!("{} kubectl", kubernetes.display()))?;
-    write_client("helm", &helm.join("helm").display().to_string())?;
+    write_client("helm", &programs.join("helm").display().to_string())?;
     let containerd = Containerd(programs);
     daemons.wait("containerd ready", PATIENCE, || containerd.answers())?;
     let archives: Vec<_> = fs::read_dir(&images)?.collect::<Result<_, _>>()?;
