@@ -37,6 +37,8 @@ use crate::tls::system_roots;
 
 /// Under which the API server notes what we write.
 const FIELD_MANAGER: &str = "nodetls-controller";
+/// The Lease that the leader holds, unless it is told of another.
+pub(crate) const LEASE: &str = "nodetls-controller";
 
 /// Mirrors CA certificates for the agents, and writes the policies' statuses: one leader of any number of replicas.
 ///
@@ -50,7 +52,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
     /// Name of the Lease that the leader holds
-    #[arg(long, value_name = "NAME", default_value = "nodetls-controller")]
+    #[arg(long, value_name = "NAME", default_value = LEASE)]
     pub lease: String,
     /// Take CA certificates from Secrets, too: needs the RBAC rules of the component manifests/components/secrets
     #[arg(long)]
