@@ -158,12 +158,12 @@ pub(super) fn read(options: &Node, problems: &mut Problems) -> Options {
     if options.absent() || !options.is_object(problems) {
         return read;
     }
-    let entries = options.entries();
-    if entries.len() > 16 {
-        let what = format!("has {} entries: at most 16 are allowed", entries.len());
+    let count = options.entries().count();
+    if count > 16 {
+        let what = format!("has {count} entries: at most 16 are allowed");
         options.wrong(problems, &what);
     }
-    for (key, option) in entries {
+    for (key, option) in options.entries() {
         let value = option.required("give it a value", rules::option_value, problems);
         let (Some(key), Some(value)) = (key.strip_prefix(PREFIX), value) else {
             continue;
