@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Policy;
-use super::compiler::extend;
+use super::changes::extend;
 use super::service::Scope;
 use super::snapshot::{ObjectName, Refusal, Target};
 use super::status::{Reason, listed};
@@ -82,6 +82,7 @@ impl Addresses {
         self.in_effect.get(address)?.plan.as_ref().err()
     }
 
+    /// Enters claims of Services. Where an address has several, that is to be settled.
     pub(super) fn claim(&mut self, mut claims: Vec<(SocketAddr, Arc<Target>)>) {
         claims.sort_by_key(|(address, _)| *address);
         let mut free = Vec::new();
@@ -104,7 +105,7 @@ impl Addresses {
         self.unsettled.insert(*address);
     }
 
-    /// Takes back what was claimed.
+    /// Takes back what was claimed; then as for [`Self::claim`].
     pub(super) fn withdraw(&mut self, address: SocketAddr, target: &Arc<Target>) {
         if let Some(claims) = self.contested.get_mut(&address) {
             claims.retain(|claim| !Arc::ptr_eq(claim, target));
@@ -118,8 +119,9 @@ impl Addresses {
     pub(super) fn settle(&mut self) -> BTreeSet<ObjectName> {
         let mut services = BTreeSet::new();
         for address in std::mem::take(&mut self.unsettled) {
-            let claims = self.contested.get(&address).map(Vec::as_slice);
-            let claims = claims.unwrap_or_default();
+            let Some(claims) = self.contested.get(&address) else {
+                continue;
+            };
             services.extend(claims.iter().map(|claim| claim.service.clone()));
             match settle(address, claims) {
                 Some(target) => _ = self.in_effect.insert(address, target),

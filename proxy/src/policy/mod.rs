@@ -7,6 +7,7 @@ mod api;
 mod attach;
 mod ca;
 mod ca_object;
+mod changes;
 mod compiler;
 mod conflict;
 mod endpoints;
@@ -46,7 +47,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use ca::{Authorities, Resolved};
 use fields::Problems;
-use validate::{TargetRef, Trust};
+use validate::{CaRef, TargetRef, Trust};
 
 use crate::pods::decide::{ENABLED, REDIRECT};
 
@@ -113,12 +114,11 @@ impl Policy {
             spec.forbid_insecure_validation();
         }
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
-        let refs = match &spec.trust {
-            Some(Trust::Refs(refs)) => refs.as_slice(),
-            Some(Trust::System) | None => &[],
-        };
+        let mut cas = Vec::new();
         let Resolved { roots, condition } = match &spec.trust {
             Some(Trust::Refs(refs)) => {
+                let named = |ca_ref: &CaRef| ca_ref.named_in(&name.namespace);
+                cas.extend(refs.iter().filter_map(named));
                 let authorities = authorities.lock();
                 let mut authorities = authorities.unwrap_or_else(PoisonError::into_inner);
                 authorities.resolve(&name.namespace, refs, objects)
@@ -134,16 +134,13 @@ impl Policy {
         } else {
             Err(invalid())
         };
-        let cas = refs
-            .iter()
-            .filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
         let created = policy.metadata.creation_timestamp.as_ref();
         Self {
             name: name.clone(),
             uid: policy.metadata.uid.clone(),
             generation: policy.metadata.generation,
             created: created.map(|time| time.0),
-            cas: cas.collect(),
+            cas,
             targets: mem::take(&mut spec.targets),
             validation_mode: spec.options.validation_mode,
             problems: mem::take(&mut spec.problems),

@@ -27,11 +27,9 @@ pub(super) fn map<T: Sync, R: Send>(
         let others = others.chunks(share);
         let others: Vec<_> = others.map(|part| scope.spawn(move || all(part))).collect();
         let mut parts = vec![all(own)];
-        parts.extend(
-            others
-                .into_iter()
-                .map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))),
-        );
+        for part in others {
+            parts.push(part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
         parts
     });
     parts.into_iter().flatten()
