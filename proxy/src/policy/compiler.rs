@@ -24,7 +24,7 @@ use super::{BackendTlsPolicy, Compiled, Installation, Objects, Policy, opted_out
 /// the same objects.
 #[derive(Default)]
 pub struct Compiler {
-    seen: Objects,
+    pub(super) seen: Objects,
     installation: Installation,
     /// Shared by the threads that read policies.
     authorities: Mutex<Authorities>,
