@@ -52,7 +52,7 @@ impl Agent {
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
-                self.earlier.due = true;
+                self.earlier.start_again();
                 self.publish_again = None;
                 self.generation += 1;
                 let system = self.installation.system_roots.as_ref();

@@ -372,7 +372,6 @@ impl Agent {
             }
         }
         let (names, pods) = (self.pods.names(), self.pods.enrolled());
-        self.earlier.due = true;
         self.live.update(|facts| {
             facts.netns = names;
             facts.pods = pods;
