@@ -176,6 +176,11 @@ impl World {
         )
     }
 
+    /// Where the agent's metrics are.
+    pub fn admin_address(&self) -> String {
+        format!("127.0.0.1:{}", self.admin)
+    }
+
     /// GET from the admin address; empty while nobody answers.
     pub fn get(&self, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.admin)) else {

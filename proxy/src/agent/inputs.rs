@@ -17,7 +17,7 @@ use crate::pods::lister::Lister;
 use crate::pods::named::NamedNetns;
 use crate::readiness::Readiness;
 use crate::redirect::{bypass_pinned, default_cgroup, is_cgroup2};
-use crate::source::kube::{self as source, Kube, Namespaces, Pods, State};
+use crate::source::kube::{self as source, Kube, Namespaces, Pods};
 use crate::source::{Files, Source, Update};
 use crate::status::{Live, NodePods};
 
@@ -42,7 +42,6 @@ pub(super) struct Cluster {
     pub(super) namespace: String,
     pub(super) namespaces: watch::Receiver<Arc<Namespaces>>,
     pub(super) pods: watch::Receiver<Arc<Pods>>,
-    pub(super) state: watch::Receiver<State>,
     pub(super) events: Events,
     rules: Rules,
 }
@@ -151,7 +150,6 @@ impl Inputs {
         waiting.done();
         let mut infos = kube.pods();
         pods.set_pods(infos.borrow_and_update().as_ref().clone());
-        let state = kube.state();
         let (keeper, identities) = if options.client_certificates {
             Keeper::cluster(client.clone(), kube.pods(), rules.clone())
         } else {
@@ -165,8 +163,7 @@ impl Inputs {
             cgroup,
             cluster: Some(Cluster {
                 pods: infos,
-                events: Events::start(client.clone(), &node, state.clone()),
-                state,
+                events: Events::start(client.clone(), &node, kube.state()),
                 namespaces: kube.namespaces(),
                 rules,
                 client,

@@ -33,11 +33,11 @@ use self::linger::Linger;
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 pub(crate) use self::report::log_status;
-use crate::access_log::{LogTo, init_logging};
+use crate::access_log::{LogTo, init_logging, set_node};
 use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::identity::Keeper;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
@@ -74,6 +74,9 @@ const BPFFS: &str = "bpffs";
 /// When it can't start: what is missing, and the cure.
 pub fn run(options: Options) -> Result<()> {
     init_logging(options.log_format, &options.log, LogTo::Stdout)?;
+    if let Some(node) = &options.node {
+        set_node(node);
+    }
     raise_fd_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -168,7 +171,7 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options) -> Result<Self> {
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+        let metrics = Arc::new(Metrics::new(Role::Agent, env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
         let live = Live::default();

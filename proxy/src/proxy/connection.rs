@@ -175,6 +175,7 @@ impl Connection {
         let session = Session::of(stream);
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
+        self.access.group = Some(session.group);
         self.access.resumed = Some(session.resumed);
         let endpoint = self.access.upstream;
         self.registered.note(|known| {
@@ -295,11 +296,17 @@ impl Connection {
         self.access.sent_bytes = self.sent.bytes();
         self.access.received_bytes = self.received.bytes();
         match ended {
-            Ok(()) if self.route.options().quiet => self.access.leave_out(),
-            Ok(()) => self.access.succeed(),
+            Ok(()) if self.route.wants_line() => self.access.succeed(),
+            Ok(()) => self.access.leave_out(),
             Err(failure) => {
                 self.route.record_failure(&failure);
-                self.access.fail(failure.reason.as_str(), failure);
+                match self.route.failures_logged.take() {
+                    Some(left_out) => {
+                        self.access.left_out = left_out;
+                        self.access.fail(failure.reason.as_str(), failure);
+                    }
+                    None => self.access.leave_out(),
+                }
             }
         }
     }

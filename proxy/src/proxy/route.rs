@@ -3,17 +3,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nodetls_ebpf::IdRange;
 
+use super::limit::Throttle;
 use super::names::Names;
 use crate::addr::{OriginalDst, UpstreamAddr};
 use crate::failure::{Failure, Reason};
 use crate::metrics::TargetMetrics;
-use crate::policy::{ObjectName, Options, Target, Upstream};
+use crate::policy::{AccessLog, ObjectName, Options, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -28,6 +29,9 @@ pub struct Route {
     pub tls: Result<Arc<TlsClient>, Failure>,
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,
+    /// Its lines in the log of connections that failed.
+    pub(super) failures_logged: Throttle,
+    succeeded: AtomicU32,
     next_endpoint: AtomicUsize,
     lately: Mutex<Lately>,
 }
@@ -80,6 +84,8 @@ impl Route {
             target,
             tls,
             metrics,
+            failures_logged: Throttle::default(),
+            succeeded: AtomicU32::new(0),
             next_endpoint: AtomicUsize::new(0),
             lately: Mutex::default(),
         }
@@ -91,6 +97,18 @@ impl Route {
         match &self.target.plan {
             Ok(origination) => &origination.options,
             Err(_) => &NONE,
+        }
+    }
+
+    /// Whether a connection that has ended well leaves a line in the log. To be asked once for each.
+    pub(super) fn wants_line(&self) -> bool {
+        match self.options().access_log {
+            AccessLog::On => true,
+            AccessLog::Off => false,
+            AccessLog::OneIn(number) => {
+                let before = self.succeeded.fetch_add(1, Ordering::Relaxed);
+                before.is_multiple_of(number.get())
+            }
         }
     }
 
@@ -167,8 +185,7 @@ impl Route {
     pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
         match stream.map(Session::of) {
             Some(session) => {
-                self.metrics
-                    .handshake_ok(session.version, session.cipher_suite, duration);
+                self.metrics.handshake_ok(session, duration);
                 let mut lately = self.lock();
                 lately.failing = None;
                 lately.handshake = Some((SystemTime::now(), session));

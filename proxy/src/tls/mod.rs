@@ -21,6 +21,7 @@ pub use client_certificate::ClientCertificate;
 pub use error::{Stage, failure_from_io, failure_of_stream};
 pub use observed::Observing;
 pub use session::{Session, cipher_suite_name};
+pub(crate) use session::{default_groups, is_fips};
 pub use system::{SystemRoots, system_roots};
 
 /// A TLS stream to a server.

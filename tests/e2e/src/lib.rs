@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
 pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 
+/// Helm, likewise.
+pub const HELM: &str = "/var/lib/nodetls-cluster/helm";
+
 pub use backend::{ASK, client, script};
 pub use curl::Answer;
 
