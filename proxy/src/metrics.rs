@@ -99,7 +99,8 @@ impl Metrics {
         let rejected = all.counters(
             "rejected_connections_total",
             "Redirected connections that were reset at once, because too many are open: of their netns \
-             (netns_limit), or for the agent's open files (open_files) or memory (memory).",
+             (netns_limit), or for the agent's open files (open_files) or memory (memory), of which one netns may have \
+             three quarters.",
             &["reason"],
         )?;
         Ok(Self {
