@@ -179,8 +179,8 @@ impl Metrics {
             )?,
             others_first: all.gauge(
                 "others_first",
-                "1 while eBPF programs of others see pods' connects before ours (see `/healthz/ready`): what they turn to \
-                 another address goes on in plaintext.",
+                "1 while eBPF programs of others see pods' connects before ours (see `/healthz/ready`): targets that they \
+                 turn to another address are refused.",
             )?,
             earlier_connections: all.gauge(
                 "earlier_connections",

@@ -316,10 +316,7 @@ impl Agent {
                     }
                 }
                 _ = routes.tick() => self.keep_routes().await,
-                _ = looks.tick() => {
-                    self.look_for_others();
-                    self.look_for_earlier().await;
-                }
+                _ = looks.tick() => self.look_for_earlier().await,
                 found = self.earlier.found() => self.tell_of_earlier(found),
                 () = signals.next() => return Ok(()),
             }
@@ -328,6 +325,7 @@ impl Agent {
 
     async fn keep_routes(&mut self) {
         if let Ok(_charge) = self.epoch.hold(&self.maps) {
+                    self.look_for_others();
             self.pods.keep_routes(&mut self.maps.pods).await;
         }
     }

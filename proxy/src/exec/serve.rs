@@ -82,6 +82,9 @@ async fn serve(options: &Options) -> Result<()> {
     pod.serve(&proxy)?;
     pod.redirect(&mut maps.pods)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
+    if let Some(others) = redirect.keep_order(&instance.cgroup)? {
+        tracing::warn!("{others}");
+    }
     let mut publish = |publisher: &mut Publisher, update: &Update| {
         let snapshot = compile(update, &installation);
         keeper.follow(&snapshot, &update.secrets);
