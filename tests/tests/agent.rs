@@ -171,26 +171,7 @@ fn somebody_s_program_that_comes_first_is_named() {
 #[test]
 fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
     let (mut world, _ca) = World::without_agent();
-    let local_ports = |world: &World, range: &str| {
-        let mut write = world.in_pod("sh");
-        write.args([
-            "-c",
-            "echo $0 > /proc/sys/net/ipv4/ip_local_port_range",
-            range,
-        ]);
-        assert!(write.status().unwrap().success());
-    };
-    local_ports(&world, "40000 40000");
-    let _taken = ["0.0.0.0:1", "0.0.0.0:40000"].map(|listen| {
-        let mut server = world.in_pod(&binary("banner"));
-        server.args([listen, ""]);
-        Running::new(server)
-    });
-    world.wait("the ports are taken", |world| {
-        let mut ss = world.in_pod("ss");
-        let output = ss.args(["-Hltn"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().count() == 2
-    });
+    let _taken = world.without_ports(&world.pod);
     world.launch_agent_for(&world.pod.clone());
     let missing = format!("not enrolled: {}", world.pod);
     world.wait("the agent says what is missing", |world| {
@@ -209,7 +190,7 @@ fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
     assert!(answer.contains("error: ConnectionRefused"), "{answer}");
     assert_eq!(world.connects("denied", "unknown_netns"), 1.0);
 
-    local_ports(&world, "32768 60999");
+    world.local_ports(&world.pod, "32768 60999");
     // Any change of the directory of netns makes the agent look again.
     let change = format!("/run/netns/.{}", world.pod);
     fs::write(&change, "").unwrap();

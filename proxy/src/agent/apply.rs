@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Result;
 use tokio::time::Instant;
 
 use super::report::{conditions, log_status};
@@ -15,7 +14,7 @@ use crate::source::Update;
 
 impl Agent {
     /// Compiles, and publishes if we are in charge.
-    pub(super) fn apply(&mut self, update: &Update) -> Result<()> {
+    pub(super) fn apply(&mut self, update: &Update) {
         for error in &update.errors {
             tracing::error!("{error}");
         }
@@ -42,9 +41,7 @@ impl Agent {
         }
         if self.in_charge() {
             self.publish();
-            self.settle()?;
         }
-        Ok(())
     }
 
     /// What can't be published changes nothing that is in force.

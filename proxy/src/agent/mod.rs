@@ -275,8 +275,20 @@ impl Agent {
         agent.maps.pods.set(own_cookie, Mode::Bypass)?;
         // Pods before programs and targets: there may be targets already, and a published one must find all enrolled.
         agent.reconcile_pods().await;
-        agent.attach()?;
-        agent.apply(&inputs.update)?;
+        if agent.epoch.has_serving_elders() || !agent.foreign.is_empty() {
+            agent.attach()?;
+            agent.apply(&inputs.update);
+        } else {
+            // Programs last: what they turn is served at once, also where audit mode has let it pass until now.
+            agent.apply(&inputs.update);
+            if agent.in_charge() {
+                agent.listen()?;
+            }
+            agent.attach()?;
+        }
+        if agent.in_charge() {
+            agent.settle()?;
+        }
         Ok(agent)
     }
 
@@ -299,7 +311,12 @@ impl Agent {
         }
         loop {
             tokio::select! {
-                update = self.source.next() => self.apply(&update)?,
+                update = self.source.next() => {
+                    self.apply(&update);
+                    if self.in_charge() {
+                        self.settle()?;
+                    }
+                }
                 () = self.pods.changed(), if !self.standing_by => self.reconcile_pods().await,
                 infos = pod_infos(&mut self.cluster) => {
                     self.pods.set_pods(infos);
@@ -311,6 +328,7 @@ impl Agent {
                         self.publish();
                     }
                     self.observe();
+                    self.look_for_others();
                     if !self.keep_charge().await? {
                         return Ok(());
                     }
@@ -325,7 +343,6 @@ impl Agent {
 
     async fn keep_routes(&mut self) {
         if let Ok(_charge) = self.epoch.hold(&self.maps) {
-                    self.look_for_others();
             self.pods.keep_routes(&mut self.maps.pods).await;
         }
     }
@@ -366,6 +383,9 @@ impl Agent {
         self.readiness
             .set_problem(AGENT, "draining: it takes no new connections");
         tracing::info!(?limit, "draining");
+        if let Err(error) = self.epoch.set_serving(false) {
+            tracing::warn!(%error, "an agent that comes now may wait for this one");
+        }
         if !self.in_charge() {
             sleep(LINGER).await;
         }

@@ -18,7 +18,7 @@ impl Agent {
             return self.readiness.clear(OTHERS);
         };
         // An agent before us has them before its own too, which is no reason to let it serve any longer.
-        if !self.epoch.has_living_elders() && self.readiness.set_problem(OTHERS, &text) {
+        if !self.epoch.has_serving_elders() && self.readiness.set_problem(OTHERS, &text) {
             tracing::error!(problem = text, "others' eBPF programs");
         }
     }

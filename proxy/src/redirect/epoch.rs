@@ -72,13 +72,15 @@ impl Epoch {
     /// The same agent, alive in another directory that has the same pins.
     pub(super) fn moved(&self, pins: &Path) -> Result<Self> {
         let agents = pins.join("agents");
-        Ok(Self {
+        let moved = Self {
             number: self.number,
             pins: pins.to_owned(),
             inode: inode(pins)?,
             charge: File::open(&agents)?,
             _alive: alive(&agents, self.number)?,
-        })
+        };
+        moved.set_serving(serving_mark(&self.directory(), self.number).exists())?;
+        Ok(moved)
     }
 
     /// The same under another path of the directory.
@@ -122,9 +124,25 @@ impl Epoch {
         Ok(maps.epoch(EPOCH_READY)? == self.number)
     }
 
-    /// Whether an agent before us still lives.
-    pub fn has_living_elders(&self) -> bool {
-        living(&self.pins).any(|number| number < self.number)
+    /// Tells agents after us whether new connections come to us.
+    pub fn set_serving(&self, serving: bool) -> io::Result<()> {
+        let mark = serving_mark(&self.pins, self.number);
+        let result = match serving {
+            true => fs::create_dir(mark),
+            false => fs::remove_dir(mark),
+        };
+        use io::ErrorKind::{AlreadyExists, NotFound};
+        match result {
+            Err(error) if matches!(error.kind(), AlreadyExists | NotFound) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether an agent before us still lives, and new connections come to it: one in audit mode, or that drains, may
+    /// live, but serves nobody.
+    pub fn has_serving_elders(&self) -> bool {
+        let mut elders = living(&self.pins).filter(|number| *number < self.number);
+        elders.any(|number| serving_mark(&self.pins, number).exists())
     }
 
     /// Who is in charge now.
@@ -183,6 +201,11 @@ impl Drop for Hold<'_> {
         // Fails for no descriptor that could be locked.
         let _ = flock(self.0, FlockOperation::Unlock);
     }
+/// Is there as long as new connections come to that agent.
+fn serving_mark(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("agents/{number}/serving"))
+}
+
 }
 
 /// Whether an agent lives that has its pins in `pins`.
@@ -238,6 +261,7 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+            let _ = fs::remove_dir(path.join("serving"));
     #![allow(clippy::unwrap_used)]
     use super::*;
 
