@@ -77,7 +77,7 @@ impl Agent {
     }
 
     /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
-    /// there is no reason to wait for the last netns.
+    /// that serves there is no reason to wait for the last netns.
     pub(super) fn settle(&mut self) -> Result<()> {
         let fine = !self.readiness.has_problems();
         if fine || !self.epoch.has_serving_elders() {
@@ -126,6 +126,8 @@ impl Agent {
             Ok(OnNode::Another) => match self.redirect.follow(&self.base, &mut self.epoch) {
                 Ok(()) => {
                     self.pods.follow(&self.redirect);
+                    let moved = self.redirect.pins().join("..");
+                    self.live.update(|facts| facts.moved = Some(moved));
                     tracing::warn!("the node has another bpffs: all is pinned there again");
                     None
                 }
@@ -133,6 +135,11 @@ impl Agent {
                     "the node has another bpffs, and what is in force ends with this agent: {error:#}; see to that bpffs"
                 )),
             },
+            Ok(OnNode::Taken) => Some(
+                "the node has another bpffs, and there another agent; what is in force ends with this one: end it \
+                 (delete its pod) when that one is ready"
+                    .to_owned(),
+            ),
             Err(error) => {
                 // Who started us may be of no mount namespace that we may see.
                 tracing::debug!(%error, "the node's bpffs can't be looked at");

@@ -66,7 +66,15 @@ impl Epoch {
 
     /// Whether the maps that we write are pinned on the bpffs of our start, be it mounted or not.
     pub(super) fn is_pinned_somewhere(&self) -> bool {
-        inode(&self.directory()).is_ok_and(|inode| inode == self.inode)
+        self.is_pinned_in(&self.directory()).unwrap_or(false)
+    }
+
+    /// Whether it is the maps that we write that are pinned in `pins`; not if none are.
+    pub(super) fn is_pinned_in(&self, pins: &Path) -> io::Result<bool> {
+        match inode(pins) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            result => Ok(result? == self.inode),
+        }
     }
 
     /// The same agent, alive in another directory that has the same pins.
@@ -193,6 +201,11 @@ fn alive(agents: &Path, number: u64) -> Result<File> {
     Ok(alive)
 }
 
+/// Is there as long as new connections come to that agent.
+fn serving_mark(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("agents/{number}/serving"))
+}
+
 /// As long as this lives nobody else comes into charge.
 pub struct Hold<'a>(&'a File);
 
@@ -201,11 +214,6 @@ impl Drop for Hold<'_> {
         // Fails for no descriptor that could be locked.
         let _ = flock(self.0, FlockOperation::Unlock);
     }
-/// Is there as long as new connections come to that agent.
-fn serving_mark(pins: &Path, number: u64) -> PathBuf {
-    pins.join(format!("agents/{number}/serving"))
-}
-
 }
 
 /// Whether an agent lives that has its pins in `pins`.
@@ -253,6 +261,7 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
     for entry in fs::read_dir(agents)? {
         let path = entry?.path();
         if !is_alive(&path) {
+            let _ = fs::remove_dir(path.join("serving"));
             fs::remove_dir(path)?;
         }
     }
@@ -261,7 +270,6 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-            let _ = fs::remove_dir(path.join("serving"));
     #![allow(clippy::unwrap_used)]
     use super::*;
 
