@@ -82,9 +82,6 @@ async fn serve(options: &Options) -> Result<()> {
     pod.serve(&proxy)?;
     pod.redirect(&mut maps.pods)?;
     redirect.attach(&instance.cgroup, &mut maps)?;
-    if let Some(others) = redirect.keep_order(&instance.cgroup)? {
-        tracing::warn!("{others}");
-    }
     let mut publish = |publisher: &mut Publisher, update: &Update| {
         let snapshot = compile(update, &installation);
         keeper.follow(&snapshot, &update.secrets);
@@ -93,9 +90,16 @@ async fn serve(options: &Options) -> Result<()> {
     publish(&mut publisher, &update)?;
     pod.listen()?;
 
+    let mut others = None;
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
     tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
     while !instance.is_over() {
+        let first = redirect.keep_order(&instance.cgroup);
+        let first = first.unwrap_or_else(|error| Some(format!("{error:#}")));
+        if let Some(others) = first.as_ref().filter(|_| first != others) {
+            tracing::warn!("{others}");
+        }
+        others = first;
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {
