@@ -27,8 +27,13 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("openssl", "openssl"),
     ("curl", "curl"),
 ];
-const TEST_TOOLS: [(&str, &str); 2] = [("nginx", "nginx-light"), ("dnsmasq", "dnsmasq-base")];
-const CLUSTER_TOOLS: [(&str, &str); 4] = [
+const TEST_TOOLS: [(&str, &str); 3] = [
+    ("nginx", "nginx-light"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("promtool", "prometheus"),
+];
+const CLUSTER_TOOLS: [(&str, &str); 5] = [
+    ("chromium", "chromium"),
     ("nginx", "nginx-light"),
     ("runc", "runc"),
     ("nft", "nftables"),
@@ -51,8 +56,9 @@ const BENCH_TOOLS: [(&str, &str); 5] = [
 /// nginx' stream module, where Debian has it.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Packages that start a service, and the service's name.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 4] = [
     ("nginx-light", "nginx"),
+    ("prometheus", "prometheus"),
     ("haproxy", "haproxy"),
     ("stunnel4", "stunnel4"),
 ];

@@ -165,6 +165,13 @@ impl Pods {
         names
     }
 
+    /// Those that are enrolled.
+    pub fn enrolled(&self) -> Arc<[Arc<Pod>]> {
+        let pods = self.enrolled.values();
+        pods.map(|(_, enrolled)| Arc::clone(&enrolled.pod))
+            .collect()
+    }
+
     /// Whether none is enrolled.
     pub fn is_empty(&self) -> bool {
         self.enrolled.is_empty()
