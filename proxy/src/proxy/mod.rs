@@ -191,12 +191,15 @@ impl Proxy {
             ),
             Scarce::Memory(_) => (&rejected.memory, "--memory-limit"),
         };
-        let of_all = self.connections.take(|limit| {
+        let has_its_share = limit.has_its_share(&self.connections, |open| {
             tracing::warn!(
-                limit,
-                "too many open connections on this node: more are reset ({flag})"
+                netns,
+                open,
+                "too many open connections on this node: more of this netns are reset ({flag})"
             );
         });
+        let take = || self.connections.take(|_| {});
+        let of_all = (!has_its_share).then(take).flatten();
         let Some(of_all) = of_all else {
             counter.inc();
             return None;
