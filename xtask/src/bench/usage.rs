@@ -1,8 +1,14 @@
 //! What a process has used, from /proc (proc(5)).
 
 use std::fs;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+
+/// How often [`Watch`] looks.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// The process and its children: nginx' workers.
 pub(super) fn tree(pid: u32) -> Result<Vec<u32>> {
@@ -46,6 +52,34 @@ pub(super) fn rss_of(status: &str) -> Option<f64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// Remembers the most memory that processes have had.
+pub(super) struct Watch {
+    stop: Sender<()>,
+    peak: JoinHandle<Result<f64>>,
+}
+
+impl Watch {
+    pub(super) fn start(pids: Vec<u32>) -> Self {
+        let (stop, stopped) = channel();
+        let peak = thread::spawn(move || {
+            let mut peak = memory(&pids)?;
+            while stopped.recv_timeout(WATCH_EVERY) == Err(RecvTimeoutError::Timeout) {
+                peak = peak.max(memory(&pids)?);
+            }
+            Ok(peak)
+        });
+        Self { stop, peak }
+    }
+
+    /// In MiB.
+    pub(super) fn peak(self) -> Result<f64> {
+        drop(self.stop);
+        self.peak
+            .join()
+            .map_err(|_| anyhow!("the watch of the memory ended"))?
+    }
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {

@@ -1,0 +1,90 @@
+//! bench-load, our own program: what no package does.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::Source;
+use crate::bench::rig::release_build;
+use crate::bench::scenario::Measured;
+use crate::demo::world::Netns;
+use crate::sh;
+
+/// How long idle connections are left alone before memory is read.
+const REST: Duration = Duration::from_secs(2);
+
+pub(super) fn run(source: &Source, args: &[String]) -> Result<Measured> {
+    parse_own(&sh::output(command(source.client)?.args(args))?)
+}
+
+/// Reads its line of JSON.
+pub(in crate::bench) fn parse_own(line: &str) -> Result<Measured> {
+    let told: Value = serde_json::from_str(line).context("bench-load's report")?;
+    let number = |name: &str| {
+        let number = told.get(name).and_then(Value::as_f64);
+        number.with_context(|| format!("bench-load's report has no `{name}`: {line}"))
+    };
+    let work = number("done")?;
+    Ok(Measured {
+        rate: Some(work / number("seconds")?),
+        latency: Some((number("p50")?, number("p99")?)),
+        work,
+        ..Measured::default()
+    })
+}
+
+/// Opens `count` connections, leaves them alone for a while, and reads the memory then.
+pub(super) fn hold(
+    source: &Source,
+    args: &[String],
+    count: usize,
+    memory: &dyn Fn() -> Result<Option<f64>>,
+) -> Result<Measured> {
+    let before = memory()?;
+    let mut load = command(source.client)?;
+    load.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = load.spawn().with_context(|| sh::line(&load))?;
+    let mut held = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut held)?;
+    }
+    sleep(REST);
+    let idle = memory()?;
+    drop(child.stdin.take()); // it looks whether all are still good, and ends
+    if !child.wait()?.success() || held.trim() != count.to_string() {
+        bail!("not all connections were held: \"{}\"", held.trim());
+    }
+    let added = |(before, idle): (f64, f64)| (idle - before) * 1024.0 / count as f64;
+    Ok(Measured {
+        work: count as f64,
+        memory: idle,
+        per_connection: before.zip(idle).map(added),
+        ..Measured::default()
+    })
+}
+
+/// What the echo at `address` says of its TLS.
+pub(in crate::bench) fn tls_of_echo(client: &Netns, address: &str) -> Result<String> {
+    sh::output(command(client)?.args(["tls", address]))
+}
+
+/// Nanoseconds that connect(2) takes: to `unreachable`, and to a listener of the netns' own, with accept(2) and close(2).
+pub(in crate::bench) fn connects(
+    client: &Netns,
+    unreachable: &str,
+    duration: Duration,
+) -> Result<(f64, f64)> {
+    let seconds = duration.as_secs().to_string();
+    let args = ["connects", unreachable, "--seconds", &seconds];
+    let told: Value = serde_json::from_str(&sh::output(command(client)?.args(args))?)?;
+    let number = |name: &str| told.get(name).and_then(Value::as_f64).context("no figure");
+    Ok((number("unreachable_ns")?, number("loopback_ns")?))
+}
+
+fn command(client: &Netns) -> Result<Command> {
+    Ok(client.command(release_build("bench-load")?, ""))
+}
