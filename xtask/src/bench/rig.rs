@@ -13,7 +13,7 @@ use super::load::{self, Source};
 use super::peer::{Peer, executable, write_config};
 use super::scenario::{LARGE, Measured, SMALL, Scenario};
 use super::service::{Service, for_each};
-use super::usage::{self, Watch};
+use super::usage::{Processes, Watch};
 use crate::demo::certs::{Authority, P256};
 use crate::demo::process::Process;
 use crate::demo::world::{BACKEND_IP, HOSTNAME, World};
@@ -86,27 +86,26 @@ impl Rig {
         }
     }
 
-    /// Makes sure that the servers see [`EXPECTED_TLS`]; says whether a session was resumed.
+    /// Makes sure that the servers see [`EXPECTED_TLS`]; says whether a session was resumed, of those that bytes are
+    /// relayed on, if the peer does that.
     pub(super) fn tls_is_as_expected(&self, peer: Peer) -> Result<bool> {
-        let mut resumed = true;
-        let mut check = |ask: &dyn Fn() -> Result<String>| -> Result<()> {
-            let mut here = false;
+        let check = |ask: &dyn Fn() -> Result<String>| -> Result<bool> {
+            let mut resumed = false;
             for _ in 0..RESUMPTION_TRIES {
                 let seen = ask()?;
                 let Some(rest) = seen.strip_prefix(EXPECTED_TLS) else {
                     bail!("the server sees \"{seen}\", not \"{EXPECTED_TLS}\"");
                 };
-                here |= rest.trim() == "r";
+                resumed |= rest.trim() == "r";
             }
-            resumed &= here;
-            Ok(())
+            Ok(resumed)
         };
-        check(&|| get(&self.world, peer, "/tls"))?;
+        let resumed = check(&|| get(&self.world, peer, "/tls"))?;
         let echo = peer.address(Service::Echo);
-        if let Some(address) = echo.filter(|_| peer != Peer::DirectTls) {
-            check(&|| load::tls_of_echo(&self.world.client, &address))?;
+        match echo.filter(|_| peer != Peer::DirectTls) {
+            Some(address) => check(&|| load::tls_of_echo(&self.world.client, &address)),
+            None => Ok(resumed),
         }
-        Ok(resumed)
     }
 
     /// Finds out what half load is: half of what `peer` takes; in requests per second.
@@ -126,7 +125,7 @@ impl Rig {
         if scenario.needs_a_fresh_peer() {
             self.start_peer(peer)?;
         }
-        let pids = self.pids(peer)?;
+        let processes = self.processes(peer)?;
         let source = Source {
             client: &self.world.client,
             dir: self.world.dir(),
@@ -134,21 +133,18 @@ impl Rig {
             duration,
             half_load: self.half_load,
             idle_connections: idle_connections(),
+            proxy: &processes,
         };
-        let memory = || {
-            let any = !pids.is_empty();
-            any.then(|| usage::memory(&pids)).transpose()
-        };
-        if pids.is_empty() {
-            return load::run(&source, peer, scenario, &memory);
-        }
-        let before = usage::cpu(&pids)?;
-        let watch = Watch::start(pids.clone());
-        let measured = load::run(&source, peer, scenario, &memory);
+        let before = processes.cpu()?;
+        let watch = Watch::start(processes.clone());
+        let measured = load::run(&source, peer, scenario);
         let peak = watch.peak()?;
         let mut measured = measured?;
-        measured.cpu = Some((usage::cpu(&pids)? - before) / measured.work);
-        measured.memory = measured.memory.or(Some(peak));
+        let used = before
+            .zip(processes.cpu()?)
+            .map(|(before, after)| after - before);
+        measured.cpu_time = measured.cpu_time.or(used);
+        measured.memory = measured.memory.or(peak);
         Ok(measured)
     }
 
@@ -161,13 +157,11 @@ impl Rig {
         self.world.agent_pid()
     }
 
-    /// The processes of `peer`, if it has any.
-    fn pids(&self, peer: Peer) -> Result<Vec<u32>> {
-        let first = match peer {
+    fn processes(&self, peer: Peer) -> Result<Processes> {
+        Processes::of(match peer {
             Peer::Nodetls => self.world.agent_pid(),
             _ => self.peers.get(&peer).map(Process::pid),
-        };
-        first.map_or(Ok(Vec::new()), usage::tree)
+        })
     }
 }
 

@@ -2,19 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit};
 
 use super::connect::many_targets;
+use super::load::Load;
 use super::peer::{Peer, write_config};
 use super::rig::{release_build, start_servers, write_manifests};
 use super::service::Service;
-use super::usage;
+use super::usage::Processes;
 use crate::demo::certs::{Authority, P256};
 use crate::demo::world::{BACKEND_IP, Netns, World};
 use crate::sh;
@@ -63,18 +62,20 @@ pub(super) fn measure() -> Result<Scaled> {
     let mut rows = vec![row("started".to_owned(), start, pid)?];
 
     let start = Instant::now();
-    let mut clients = Clients(Vec::new());
+    let mut clients = Vec::new();
     for pod in &pods {
-        clients.0.push(hold(pod, each)?);
+        clients.push(Load::start(pod, &hold(each)?)?);
     }
-    for client in &mut clients.0 {
-        said_that_all_are_held(client, each)?;
+    for client in &mut clients {
+        client.expect(&each.to_string())?;
     }
     let connections = each * PODS;
     rows.push(row(format!("{connections} connections"), start, pid)?);
 
     let start = Instant::now();
-    clients.finish()?;
+    for client in clients {
+        client.finish()?; // it looks whether its connections are still good
+    }
     rows.push(row("all closed".to_owned(), start, pid)?);
     Ok(Scaled {
         connections,
@@ -115,62 +116,27 @@ fn batch(world: &World, netns: &Netns, lines: &str) -> Result<()> {
     Ok(())
 }
 
-fn hold(pod: &Netns, connections: u64) -> Result<Child> {
+/// What bench-load is to do in each pod.
+fn hold(connections: u64) -> Result<Vec<String>> {
     let address = Peer::Nodetls.address(Service::Echo).context("no address")?;
-    let args = format!("hold --connections {connections} {address}");
-    let mut load = pod.command(release_build("bench-load")?, &args);
-    load.stdin(Stdio::piped()).stdout(Stdio::piped());
-    load.spawn().with_context(|| sh::line(&load))
-}
-
-fn said_that_all_are_held(client: &mut Child, connections: u64) -> Result<()> {
-    let mut held = String::new();
-    let stdout = client.stdout.take().context("no output")?;
-    BufReader::new(stdout).read_line(&mut held)?;
-    if held.trim() != connections.to_string() {
-        bail!("a pod's connections were not all held: \"{}\"", held.trim());
-    }
-    Ok(())
-}
-
-/// End with this.
-struct Clients(Vec<Child>);
-
-impl Clients {
-    /// Each looks whether its connections are still good.
-    fn finish(&mut self) -> Result<()> {
-        for client in &mut self.0 {
-            drop(client.stdin.take());
-        }
-        for client in &mut self.0 {
-            if !client.wait()?.success() {
-                bail!("a pod's connections were not all good after their rest");
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        for client in &mut self.0 {
-            let _ = client.kill();
-            let _ = client.wait();
-        }
-    }
+    let hold = ["hold", "--connections", &connections.to_string(), &address];
+    Ok(hold.map(str::to_owned).to_vec())
 }
 
 fn row(state: String, since: Instant, pid: u32) -> Result<Row> {
     let took = since.elapsed();
-    let pids = usage::tree(pid)?;
-    let before = usage::cpu(&pids)?;
+    let agent = Processes::of(Some(pid))?;
+    let before = agent.cpu()?;
     sleep(REST);
+    let used = before
+        .zip(agent.cpu()?)
+        .map(|(before, after)| after - before);
     let row = Row {
         state,
         took,
-        memory: usage::memory(&pids)?,
+        memory: agent.memory()?.unwrap_or_default(),
         files: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
-        cpu: (usage::cpu(&pids)? - before) / REST.as_secs_f64(),
+        cpu: used.unwrap_or_default() / REST.as_secs_f64(),
     };
     let Row {
         state,

@@ -100,7 +100,7 @@ impl Scenario {
     /// The columns of its table.
     pub(super) fn figures(self) -> Vec<Figure> {
         let rate = |title| Figure::ratio(title, 0, Better::More, |it| it.rate);
-        let micros = |title| Figure::ratio(title, 1, Better::Less, |it| Some(it.cpu? * 1e6));
+        let micros = |title| Figure::ratio(title, 1, Better::Less, |it| Some(it.cpu()? * 1e6));
         let p50 = Figure::plain("p50 ms", 2, |it| Some(it.latency?.0));
         let p99 = Figure::plain("p99 ms", 2, |it| Some(it.latency?.1));
         let rss = Figure::plain("RSS MiB", 0, |it| it.memory);
@@ -121,7 +121,7 @@ impl Scenario {
             }
             Self::Download | Self::Upload => vec![
                 Figure::ratio("Gbit/s", 2, Better::More, |it| it.rate),
-                Figure::ratio("CPU s/GiB", 3, Better::Less, |it| it.cpu),
+                Figure::ratio("CPU s/GiB", 3, Better::Less, Measured::cpu),
                 rss,
             ],
             Self::Idle | Self::IdleEcho => vec![
@@ -149,12 +149,19 @@ pub(super) struct Measured {
     pub(super) latency: Option<(f64, f64)>,
     /// Requests, messages, connections; of bulk GiB.
     pub(super) work: f64,
-    /// CPU seconds of the proxy per unit of work.
-    pub(super) cpu: Option<f64>,
+    /// CPU seconds of the proxy.
+    pub(super) cpu_time: Option<f64>,
     /// Resident memory of the proxy in MiB: the most of it under load, or that with all connections idle.
     pub(super) memory: Option<f64>,
     /// What each idle connection added to that, in KiB.
     pub(super) per_connection: Option<f64>,
+}
+
+impl Measured {
+    /// CPU seconds of the proxy per unit of work.
+    fn cpu(&self) -> Option<f64> {
+        Some(self.cpu_time? / self.work)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -126,7 +126,8 @@ fn results() -> Results {
         for cpu in rounds {
             let measured = Measured {
                 rate: Some(1000.0),
-                cpu: Some(cpu),
+                work: 2000.0,
+                cpu_time: Some(cpu * 2000.0),
                 ..Measured::default()
             };
             results.add(Scenario::KeepAlive, peer, measured);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::task::JoinSet;
 
 use crate::client::{Client, is_refusal};
-use crate::tally::Tally;
+use crate::tally::{Tally, ready};
 
 /// How many connects of [`hold`] are under way at a time: no backlog is to overflow.
 const HOLD_AT_A_TIME: usize = 64;
@@ -29,6 +29,7 @@ pub(crate) async fn exchange(
             open.push(connection);
         }
     }
+    ready()?;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
@@ -53,6 +54,7 @@ pub(crate) async fn exchange(
 /// All at once.
 pub(crate) async fn storm(client: Client, connections: usize) -> Result<Tally> {
     let client = Arc::new(client);
+    ready()?;
     let mut tasks = JoinSet::new();
     let start = Instant::now();
     for _ in 0..connections {
@@ -72,6 +74,7 @@ pub(crate) async fn refused(
     duration: Duration,
 ) -> Result<Tally> {
     let client = Arc::new(client);
+    ready()?;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {

@@ -1,4 +1,5 @@
-//! Load that `cargo xtask bench` has no package for. Prints what came of it as one line of JSON.
+//! Load that `cargo xtask bench` has no package for. Prints `ready` when it is set up, begins when it is sent a line,
+//! and prints what came of it as one line of JSON.
 
 mod client;
 mod connects;

@@ -14,7 +14,7 @@ use rustix::time::{
 use tokio::runtime::Builder;
 
 use crate::client::Client;
-use crate::tally::Tally;
+use crate::tally::{Tally, ready};
 
 /// The connections' turns are evenly spread. Each has a thread, whose timer is finer than tokio's milliseconds.
 pub(crate) fn run(
@@ -25,15 +25,17 @@ pub(crate) fn run(
 ) -> Result<Tally> {
     let client = Arc::new(client);
     let interval = Duration::from_secs(1) * connections / rate.max(1);
-    let all_connected = Arc::new(Barrier::new(connections as usize + 1));
+    let in_step = Arc::new(Barrier::new(connections as usize + 1));
     let threads: Vec<_> = (1..=connections)
         .map(|turn| {
-            let (client, all_connected) = (Arc::clone(&client), Arc::clone(&all_connected));
+            let (client, in_step) = (Arc::clone(&client), Arc::clone(&in_step));
             let first = interval / connections * turn;
-            thread::spawn(move || one(&client, &all_connected, first, interval, duration))
+            thread::spawn(move || one(&client, &in_step, first, interval, duration))
         })
         .collect();
-    all_connected.wait();
+    in_step.wait();
+    ready()?;
+    in_step.wait();
     let start = Instant::now();
     let mut latencies = Vec::new();
     for thread in threads {
@@ -44,7 +46,7 @@ pub(crate) fn run(
 
 fn one(
     client: &Client,
-    all_connected: &Barrier,
+    in_step: &Barrier,
     first: Duration,
     interval: Duration,
     duration: Duration,
@@ -55,7 +57,8 @@ fn one(
         client.exchange(&mut connection).await?;
         IoResult::Ok(connection)
     });
-    all_connected.wait(); // also if this one is not
+    in_step.wait(); // also if this one is not
+    in_step.wait(); // for the start
     let mut connection = connection?;
     let start = Instant::now();
     let ticks = ticks(first, interval)?;

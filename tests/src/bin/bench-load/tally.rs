@@ -1,8 +1,16 @@
 //! What is counted, and how it is told.
 
+use std::io::Result as IoResult;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+/// Says that all is set up, and waits for a line on standard input: whoever measures begins now.
+pub(crate) fn ready() -> IoResult<()> {
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
 
 /// Answered messages and how long each took.
 pub(crate) struct Tally {

@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail};
 
 use super::peer::Peer;
 use super::scenario::{Measured, Scenario};
+use super::usage::Processes;
 use crate::demo::world::{HOSTNAME, Netns};
 
 pub(super) use self::bulk::TRANSFERS;
-pub(super) use self::own::{connects, tls_of_echo};
+pub(super) use self::own::{Load, connects, tls_of_echo};
 #[cfg(test)]
 pub(super) use self::{h2load::parse_h2load, own::parse_own, wrk::parse_millis, wrk::parse_wrk};
 
@@ -30,18 +31,15 @@ pub(super) struct Source<'a> {
     /// Requests per second.
     pub(super) half_load: u32,
     pub(super) idle_connections: usize,
+    /// Between client and server.
+    pub(super) proxy: &'a Processes,
 }
 
-/// Puts the load of `scenario` on `peer`; `memory` tells the proxy's, in MiB, if there is one.
+/// Puts the load of `scenario` on `peer`.
 ///
 /// # Errors
 /// A request that was not answered as it should be.
-pub(super) fn run(
-    source: &Source,
-    peer: Peer,
-    scenario: Scenario,
-    memory: &dyn Fn() -> Result<Option<f64>>,
-) -> Result<Measured> {
+pub(super) fn run(source: &Source, peer: Peer, scenario: Scenario) -> Result<Measured> {
     let address = scenario.service().and_then(|it| peer.address(it));
     let address = address.context("it does not serve this")?;
     let secure = peer == Peer::DirectTls;
@@ -82,7 +80,7 @@ pub(super) fn run(
             };
             let count = source.idle_connections;
             let load = format!("hold{get} --connections {count}");
-            own::hold(source, &own(&load), count, memory)
+            own::hold(source, &own(&load), count)
         }
         Scenario::Connect | Scenario::Scale | Scenario::Profile => bail!("not a load"),
     }

@@ -1,7 +1,7 @@
 //! bench-load, our own program: what no package does.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -17,8 +17,63 @@ use crate::sh;
 /// How long idle connections are left alone before memory is read.
 const REST: Duration = Duration::from_secs(2);
 
+/// Measures from when all is set up.
 pub(super) fn run(source: &Source, args: &[String]) -> Result<Measured> {
-    parse_own(&sh::output(command(source.client)?.args(args))?)
+    let mut load = Load::start(source.client, args)?;
+    load.expect("ready")?;
+    let before = source.proxy.cpu()?;
+    writeln!(load.to)?;
+    let mut measured = parse_own(&load.line()?)?;
+    let after = source.proxy.cpu()?;
+    measured.cpu_time = before.zip(after).map(|(before, after)| after - before);
+    load.finish()?;
+    Ok(measured)
+}
+
+/// bench-load, and the pipes to it.
+pub(in crate::bench) struct Load {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Load {
+    pub(in crate::bench) fn start(client: &Netns, args: &[String]) -> Result<Self> {
+        let mut load = command(client)?;
+        load.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = load.spawn().with_context(|| sh::line(&load))?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (to, from) = pipes.context("no pipes")?;
+        let from = BufReader::new(from);
+        Ok(Self { child, to, from })
+    }
+
+    /// Waits for this line.
+    pub(in crate::bench) fn expect(&mut self, line: &str) -> Result<()> {
+        let said = self.line()?;
+        if said.trim() != line {
+            bail!("bench-load says \"{}\", not \"{line}\"", said.trim());
+        }
+        Ok(())
+    }
+
+    /// Its next line; empty when it has failed.
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Closes its standard input, and waits for its end.
+    pub(in crate::bench) fn finish(self) -> Result<()> {
+        let Self { mut child, to, .. } = self;
+        drop(to);
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("bench-load: {status}");
+        }
+        Ok(())
+    }
 }
 
 /// Reads its line of JSON.
@@ -38,26 +93,13 @@ pub(in crate::bench) fn parse_own(line: &str) -> Result<Measured> {
 }
 
 /// Opens `count` connections, leaves them alone for a while, and reads the memory then.
-pub(super) fn hold(
-    source: &Source,
-    args: &[String],
-    count: usize,
-    memory: &dyn Fn() -> Result<Option<f64>>,
-) -> Result<Measured> {
-    let before = memory()?;
-    let mut load = command(source.client)?;
-    load.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = load.spawn().with_context(|| sh::line(&load))?;
-    let mut held = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut held)?;
-    }
+pub(super) fn hold(source: &Source, args: &[String], count: usize) -> Result<Measured> {
+    let before = source.proxy.memory()?;
+    let mut load = Load::start(source.client, args)?;
+    load.expect(&count.to_string())?;
     sleep(REST);
-    let idle = memory()?;
-    drop(child.stdin.take()); // it looks whether all are still good, and ends
-    if !child.wait()?.success() || held.trim() != count.to_string() {
-        bail!("not all connections were held: \"{}\"", held.trim());
-    }
+    let idle = source.proxy.memory()?;
+    load.finish()?; // it looks whether all are still good
     let added = |(before, idle): (f64, f64)| (idle - before) * 1024.0 / count as f64;
     Ok(Measured {
         work: count as f64,
