@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::peer::Peer;
 use super::rig::Rig;
@@ -150,10 +150,16 @@ pub(super) fn measure(rig: &mut Rig, duration: Duration) -> Result<Profile> {
         let pid = rig.agent_pid().context("no agent")?;
         let mut perf = sh::command("perf", "record --quiet --event cpu-clock --freq");
         perf.args([FREQUENCY, "--pid", &pid.to_string(), "--output"]);
-        let perf = Process::start("perf", perf.arg(&data), rig.dir())?;
+        let mut perf = Process::start("perf", perf.arg(&data), rig.dir())?;
+        let begun = || data.metadata().is_ok_and(|file| file.len() > 0);
+        perf.wait_until(|_| Ok(begun()))?;
         let measured = rig.measure(Peer::Nodetls, scenario, duration)?;
-        drop(perf); // writes what it has seen
+        perf.end()?; // it writes what it has seen
         let shares = shares(&data)?;
+        if shares.is_empty() {
+            bail!("perf has seen nothing of nodetls");
+        }
+        std::fs::remove_file(&data)?;
         println!("profile  {scenario:?}: {shares:.1?}");
         rows.push((scenario, measured, shares));
     }

@@ -37,6 +37,18 @@ impl Process {
         self.child.id()
     }
 
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It has not within 20 s.
+    pub(crate) fn end(mut self) -> Result<()> {
+        sh::terminate(&self.child);
+        let ended = interrupt::poll(PATIENCE, || Ok(self.child.try_wait()?))?;
+        ended
+            .map(drop)
+            .with_context(|| format!("{} did not end in 20 s", self.log.display()))
+    }
+
     /// The first line of what it has printed that contains `text`, waiting for it up to 20 s.
     pub(super) fn line_with(&self, text: &str) -> Result<Option<String>> {
         interrupt::poll(PATIENCE, || {

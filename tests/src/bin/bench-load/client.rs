@@ -27,8 +27,10 @@ impl Talk {
         Self::Echo(vec![0; bytes])
     }
 
-    pub(crate) fn get(path: &str, host: SocketAddr) -> Self {
-        Self::Get(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes())
+    /// `last` on its connection, or not.
+    pub(crate) fn get(path: &str, host: SocketAddr, last: bool) -> Self {
+        let close = if last { "Connection: close\r\n" } else { "" };
+        Self::Get(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{close}\r\n").into_bytes())
     }
 
     fn message(&self) -> &[u8] {

@@ -104,9 +104,10 @@ struct To {
 }
 
 impl To {
-    fn client(self) -> Result<Client> {
+    /// Each connection is for one message only, or not.
+    fn client(self, one_message: bool) -> Result<Client> {
         let talk = match self.get {
-            Some(path) => Talk::get(&path, self.address),
+            Some(path) => Talk::get(&path, self.address, one_message),
             None => Talk::echo(self.bytes),
         };
         Client::new(self.address, self.tls.zip(self.ca), talk)
@@ -121,27 +122,35 @@ async fn main() -> Result<()> {
             connections,
             new,
             seconds,
-        } => load::exchange(to.client()?, connections, new, Duration::from_secs(seconds)).await?,
+        } => {
+            load::exchange(
+                to.client(new)?,
+                connections,
+                new,
+                Duration::from_secs(seconds),
+            )
+            .await?
+        }
         Load::Pace {
             to,
             connections,
             rate,
             seconds,
         } => pace::run(
-            to.client()?,
+            to.client(false)?,
             connections,
             rate,
             Duration::from_secs(seconds),
         )?,
-        Load::Storm { to, connections } => load::storm(to.client()?, connections).await?,
+        Load::Storm { to, connections } => load::storm(to.client(true)?, connections).await?,
         Load::Refused {
             to,
             connections,
             seconds,
-        } => load::refused(to.client()?, connections, Duration::from_secs(seconds)).await?,
-        Load::Hold { to, connections } => return load::hold(to.client()?, connections).await,
+        } => load::refused(to.client(true)?, connections, Duration::from_secs(seconds)).await?,
+        Load::Hold { to, connections } => return load::hold(to.client(false)?, connections).await,
         Load::Tls { to } => {
-            println!("{}", to.client()?.tls().await?);
+            println!("{}", to.client(true)?.tls().await?);
             return Ok(());
         }
         Load::Connects {

@@ -56,8 +56,12 @@ pub(super) fn run(source: &Source, peer: Peer, scenario: Scenario) -> Result<Mea
     let seconds = source.duration.as_secs();
     let for_time = |load: &str| own(&format!("{load} --seconds {seconds}"));
     match scenario {
-        Scenario::KeepAlive => wrk::run(source, &http, &["-c64"]),
-        Scenario::New => wrk::run(source, &http, &["-c32", "-H", "Connection: close"]),
+        Scenario::KeepAlive => wrk::run(source, &http),
+        // Not wrk: whether it closes depends on the answer's Connection, not on that of its request.
+        Scenario::New => own::run(
+            source,
+            &for_time("exchange --new --get /1k --connections 32"),
+        ),
         Scenario::HalfLoad => {
             let rate = source.half_load;
             let load = format!("pace --get /1k --connections 64 --rate {rate}");

@@ -6,11 +6,10 @@ use super::Source;
 use crate::bench::scenario::Measured;
 use crate::sh;
 
-pub(super) fn run(source: &Source, http: &str, args: &[&str]) -> Result<Measured> {
-    let fixed = format!("-t1 -d{}s --latency", source.duration.as_secs());
+pub(super) fn run(source: &Source, http: &str) -> Result<Measured> {
+    let fixed = format!("-t1 -c64 -d{}s --latency", source.duration.as_secs());
     let mut wrk = source.client.command("wrk", &fixed);
-    wrk.args(args).arg(format!("{http}/1k"));
-    parse_wrk(&sh::output(&mut wrk)?)
+    parse_wrk(&sh::output(wrk.arg(format!("{http}/1k")))?)
 }
 
 /// Reads wrk's report, whose latencies count from a request's first byte; an error where it tells of failed requests.
