@@ -24,6 +24,8 @@ const SCENARIOS: [Scenario; 6] = [
 ];
 /// Not a divisor of what the kernel's timers tick with.
 const FREQUENCY: &str = "997";
+/// How many functions of each scenario are shown.
+const HOTTEST: usize = 20;
 const KERNEL: &str = "[kernel.kallsyms]";
 
 /// What code is for, in the order of the table.
@@ -155,12 +157,14 @@ pub(super) fn measure(rig: &mut Rig, duration: Duration) -> Result<Profile> {
         perf.wait_until(|_| Ok(begun()))?;
         let measured = rig.measure(Peer::Nodetls, scenario, duration)?;
         perf.end()?; // it writes what it has seen
-        let shares = shares(&data)?;
+        let report = report(&data)?;
+        let hottest = report.lines().take(HOTTEST).collect::<Vec<_>>().join("\n");
+        println!("profile  {}\n{hottest}", super::names(&[scenario]));
+        let shares = parse_perf(&report);
         if shares.is_empty() {
             bail!("perf has seen nothing of nodetls");
         }
         std::fs::remove_file(&data)?;
-        println!("profile  {scenario:?}: {shares:.1?}");
         rows.push((scenario, measured, shares));
     }
     let speed = "speed -seconds 1 -bytes 16384 -mr -evp aes-256-gcm"; // records of TLS
@@ -176,10 +180,9 @@ pub(super) fn parse_speed(report: &str) -> Result<f64> {
     Ok((1_u64 << 30) as f64 / speed)
 }
 
-fn shares(data: &Path) -> Result<BTreeMap<Place, f64>> {
+fn report(data: &Path) -> Result<String> {
     let fixed = "report --stdio --quiet --no-children --fields overhead,dso,symbol --field-separator ; --input";
-    let report = sh::output(sh::command("perf", fixed).arg(data))?;
-    Ok(parse_perf(&report))
+    sh::output(sh::command("perf", fixed).arg(data))
 }
 
 /// Percent of each place.

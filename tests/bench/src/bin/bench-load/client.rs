@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -57,7 +58,11 @@ impl Client {
             let mut roots = RootCertStore::empty();
             let named = || ca.display().to_string();
             roots.add(CertificateDer::from_pem_file(&ca).with_context(named)?)?;
-            let config = ClientConfig::builder().with_root_certificates(roots);
+            let mut provider = aws_lc_rs::default_provider();
+            provider.kx_groups = vec![kx_group::X25519]; // as all peers
+            let config = ClientConfig::builder_with_provider(provider.into())
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots);
             let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
             Ok((connector, ServerName::try_from(name)?))
         };
