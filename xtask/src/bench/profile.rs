@@ -26,7 +26,46 @@ const SCENARIOS: [Scenario; 6] = [
 const FREQUENCY: &str = "997";
 /// How many functions of each scenario are shown.
 const HOTTEST: usize = 20;
-const KERNEL: &str = "[kernel.kallsyms]";
+/// What the names of the kernel's functions have in them; the first that fits.
+const IN_THE_KERNEL: [(Place, &[&str]); 5] = [
+    (Place::Copying, &["copy", "memcpy", "rep_movs", "csum"]),
+    (
+        // Releasing a lock is where a virtual machine's timer is seen, most often after a task was woken.
+        Place::Waiting,
+        &[
+            "epoll",
+            "ep_poll",
+            "ep_send",
+            "eventfd",
+            "futex",
+            "sched",
+            "wake",
+            "task_fair",
+            "entity",
+            "switch",
+            "idle",
+            "_raw_spin",
+        ],
+    ),
+    (
+        Place::Network,
+        &[
+            "tcp", "sock", "skb", "inet", "ip_", "ipv4", "dev_", "net_", "napi", "veth", "fib_",
+            "dst_", "neigh", "sk_", "eth_", "qdisc", "backlog", "loopback", "nf_", "datagram",
+            "send", "recv", "softirq", "_bh_",
+        ],
+    ),
+    (
+        Place::Calls,
+        &[
+            "sys", "vfs", "fdget", "fput", "entry", "iov", "file", "fget",
+        ],
+    ),
+    (
+        Place::KernelMemory,
+        &["slab", "kmem", "kfree", "malloc", "page", "memcg", "memset"],
+    ),
+];
 
 /// What code is for, in the order of the table.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -41,11 +80,13 @@ pub(super) enum Place {
     Copying,
     Waiting,
     Programs,
+    Calls,
+    KernelMemory,
     OtherKernel,
 }
 
 impl Place {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Cryptography,
         Self::Tls,
         Self::Nodetls,
@@ -56,6 +97,8 @@ impl Place {
         Self::Copying,
         Self::Waiting,
         Self::Programs,
+        Self::Calls,
+        Self::KernelMemory,
         Self::OtherKernel,
     ];
 
@@ -71,43 +114,21 @@ impl Place {
             Self::Copying => "kernel: copying",
             Self::Waiting => "kernel: epoll, scheduler",
             Self::Programs => "kernel: eBPF",
+            Self::Calls => "kernel: system calls, files",
+            Self::KernelMemory => "kernel: memory",
             Self::OtherKernel => "kernel: the rest",
         }
     }
 
     /// Of a symbol as perf shows it.
     pub(super) fn of(object: &str, symbol: &str) -> Self {
-        let begins = |prefixes: &[&str]| prefixes.iter().any(|it| symbol.starts_with(it));
         let has = |words: &[&str]| words.iter().any(|it| symbol.contains(it));
         if symbol.starts_with("bpf_") || has(&["cgroup_bpf", "_bpf_"]) {
             return Self::Programs;
         }
-        if object == KERNEL || object.starts_with('[') {
-            return match () {
-                () if has(&["copy", "memcpy", "rep_movs", "csum"]) => Self::Copying,
-                () if begins(&["ep_", "__ep", "do_epoll", "eventfd", "futex", "do_futex"])
-                    || has(&[
-                        "epoll",
-                        "sched",
-                        "wake",
-                        "task_fair",
-                        "entity",
-                        "switch",
-                        "idle",
-                    ]) =>
-                {
-                    Self::Waiting
-                }
-                () if has(&[
-                    "tcp", "sock", "skb", "inet", "ip_", "ipv4", "dev_", "net_", "napi", "veth",
-                    "fib_", "dst_", "neigh", "sk_", "eth_", "qdisc", "backlog", "loopback", "nf_",
-                    "datagram", "send", "recv",
-                ]) =>
-                {
-                    Self::Network
-                }
-                () => Self::OtherKernel,
-            };
+        if object.starts_with('[') {
+            let place = IN_THE_KERNEL.iter().find(|(_, words)| has(words));
+            return place.map_or(Self::OtherKernel, |(place, _)| *place);
         }
         match first_crate(symbol) {
             name if name.starts_with("aws_lc") => Self::Cryptography,
@@ -118,7 +139,10 @@ impl Place {
             name if name.contains("mem") && name.contains("avx") => Self::Memory,
             name if name.starts_with("__mem") => Self::Memory,
             // Assembly of aws-lc whose names have no prefix of it.
-            _ if has(&["aes", "gcm", "sha256", "sha512", "25519", "p256", "bignum"]) => {
+            _ if has(&[
+                "aes", "gcm", "sha256", "sha512", "25519", "nistz256", "beeu", "bignum",
+            ]) =>
+            {
                 Self::Cryptography
             }
             _ => Self::OtherUser,
