@@ -1,12 +1,14 @@
 //! TLS to the server: a client configuration per policy, the certificate verifier, session resumption, and why a
 //! handshake or a stream failed.
 
+pub mod certificate;
 mod client;
 mod client_certificate;
 pub(crate) mod describe;
 mod error;
 mod identity;
 mod observed;
+pub(crate) mod presented;
 mod session;
 mod system;
 #[cfg(test)]
@@ -19,6 +21,7 @@ pub use client_certificate::ClientCertificate;
 pub use error::{Stage, failure_from_io, failure_of_stream};
 pub use observed::Observing;
 pub use session::{Session, cipher_suite_name};
+pub(crate) use session::{default_groups, is_fips};
 pub use system::{SystemRoots, system_roots};
 
 /// A TLS stream to a server.
