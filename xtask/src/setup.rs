@@ -46,12 +46,14 @@ const VM_TOOLS: [(&str, &str); 5] = [
     ("xz", "xz-utils"),
     ("strip", "binutils"),
 ];
-const BENCH_TOOLS: [(&str, &str); 5] = [
+const BENCH_TOOLS: [(&str, &str); 7] = [
     ("nginx", "nginx-light"),
     (NGINX_STREAM, "libnginx-mod-stream"),
     ("haproxy", "haproxy"),
     ("stunnel", "stunnel4"),
     ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("perf", "linux-perf"),
 ];
 /// nginx' stream module, where Debian has it.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

@@ -1,28 +1,41 @@
-//! nodetls beside other TLS originators: the same server, client, network path and TLS parameters for each.
+//! nodetls beside other TLS originators: the same servers, clients, network path and TLS parameters for each.
 
+mod connect;
+mod document;
+mod goals;
 mod load;
 mod peer;
+mod plot;
+mod profile;
 mod report;
 mod rig;
+mod scale;
+mod scenario;
+mod service;
+mod stats;
 mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use self::load::{Measured, Scenario};
+use self::document::Report;
 use self::peer::Peer;
-use self::report::Results;
 use self::rig::Rig;
+use self::scenario::Scenario;
+use self::stats::Results;
 use crate::{ebpf, setup, sh};
 
-/// Compare nodetls with Envoy, HAProxy, nginx and stunnel: speed, CPU time, memory
+/// Compare nodetls with Envoy, HAProxy, nginx and stunnel: speed, latency, CPU time, memory
+///
+/// With NODETLS_BLESS=1 the results of all scenarios and peers become docs/performance.md.
 ///
 /// Examples:
-///   cargo xtask bench                                           all peers, 5 rounds, about 10 minutes
-///   cargo xtask bench --rounds 2 --seconds 3                    a quick look
+///   cargo xtask bench                                           everything, 5 rounds: about an hour
+///   cargo xtask bench --rounds 2 --seconds 2                    a quick look
+///   cargo xtask bench --scenario download,upload --rounds 3     two scenarios
 ///   cargo xtask bench --peers nodetls,envoy-tcp --output t.md   two of them, with a Markdown file
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -31,8 +44,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Duration of one measurement
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// Which scenarios [default: all]
+    #[arg(long, value_name = "A,B", value_enum, value_delimiter = ',')]
+    scenario: Vec<Scenario>,
     /// Which peers [default: all]
     #[arg(long, value_name = "A,B", value_enum, value_delimiter = ',')]
     peers: Vec<Peer>,
@@ -49,37 +65,55 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !setup::is_root() {
         bail!("the benchmark needs root: it makes network namespaces and loads eBPF programs");
     }
+    let (peers, scenarios) = (options.peers(), options.scenarios());
+    document::check_if_blessed(&peers, &scenarios)?;
     setup::run(setup::For::Bench)?;
-    let peers = options.peers();
     if peers.iter().any(Peer::is_envoy) {
         peer::install_envoy()?;
     }
     ebpf::build(false)?;
-    sh::run(&mut sh::cargo("build --locked --release --package nodetls"))?;
-
-    let about = report::about(&options.command(), &peers)?;
-    println!("{about}");
-    let rig = Rig::start(&peers)?;
-    let resumption = resumption(&rig, &peers)?;
-    let results = measure(&rig, &peers, options)?;
-    drop(rig);
-    let markdown = format!("{about}\n{resumption}\n{}", results.tables(&peers));
-    println!("\n{resumption}\n{}", results.tables(&peers));
-    if let Some(file) = &options.output {
-        std::fs::write(file, markdown).with_context(|| file.display().to_string())?;
+    // Each by itself, so that nodetls has no feature that only the other programs need.
+    for package in ["nodetls", "nodetls-bench"] {
+        sh::run(sh::cargo("build --locked --release --package").arg(package))?;
     }
-    Ok(())
+    rig::raise_file_limit()?;
+
+    let mut report = Report::new(report::about(&options.command(), &peers)?);
+    println!("{}", report.about);
+    let profiled = scenarios.contains(&Scenario::Profile);
+    if profiled || scenarios.iter().any(|scenario| scenario.of_peers()) {
+        let mut rig = Rig::start(&peers)?;
+        report.notes = notes(&mut rig, &peers)?;
+        report.results = measure(&mut rig, &peers, &scenarios, options)?;
+        if profiled {
+            report.profile = Some(profile::measure(&mut rig, options.duration())?);
+        }
+    }
+    if scenarios.contains(&Scenario::Connect) {
+        report.connect = Some(connect::measure(options.rounds, options.duration())?);
+    }
+    if scenarios.contains(&Scenario::Scale) {
+        report.scale = Some(scale::measure()?);
+    }
+    let text = report.text(&scenarios, &peers);
+    println!("\n{text}");
+    if let Some(file) = &options.output {
+        std::fs::write(file, &text).with_context(|| file.display().to_string())?;
+    }
+    document::bless(&text, &report.results, &scenarios)
 }
 
 impl Options {
     fn peers(&self) -> Vec<Peer> {
-        let mut peers = self.peers.clone();
-        if peers.is_empty() {
-            peers = Peer::all();
-        }
-        peers.sort();
-        peers.dedup();
-        peers
+        chosen(&self.peers)
+    }
+
+    fn scenarios(&self) -> Vec<Scenario> {
+        chosen(&self.scenario)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
     }
 
     /// As it would be typed; without `--output`, which changes nothing.
@@ -88,16 +122,33 @@ impl Options {
             "cargo xtask bench --rounds {} --seconds {}",
             self.rounds, self.seconds
         );
+        if !self.scenario.is_empty() {
+            line += &format!(" --scenario {}", names(&self.scenarios()));
+        }
         if !self.peers.is_empty() {
-            let names: Vec<_> = self.peers().iter().map(Peer::to_string).collect();
-            line += &format!(" --peers {}", names.join(","));
+            line += &format!(" --peers {}", names(&self.peers()));
         }
         line
     }
 }
 
-/// Makes sure that all peers' TLS is the same; says which of them resume sessions.
-fn resumption(rig: &Rig, peers: &[Peer]) -> Result<String> {
+/// In the order of the tables; all if none is named.
+fn chosen<T: ValueEnum + Ord>(named: &[T]) -> Vec<T> {
+    let all = T::value_variants();
+    let mut chosen = if named.is_empty() { all } else { named }.to_vec();
+    chosen.sort();
+    chosen.dedup();
+    chosen
+}
+
+fn names<T: ValueEnum>(values: &[T]) -> String {
+    let values = values.iter().filter_map(T::to_possible_value);
+    let names: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
+    names.join(",")
+}
+
+/// Makes sure that all peers' TLS is the same; says which of them resume sessions, and what half load is.
+fn notes(rig: &mut Rig, peers: &[Peer]) -> Result<String> {
     let mut resuming = Vec::new();
     for peer in peers.iter().filter(|peer| peer.originates_tls()) {
         let resumed = rig
@@ -107,49 +158,49 @@ fn resumption(rig: &Rig, peers: &[Peer]) -> Result<String> {
             resuming.push(peer.to_string());
         }
     }
+    let envoy = peers.iter().find(|peer| **peer == Peer::EnvoyTcp);
+    let proxy = envoy.or_else(|| peers.first()).context("no peer")?;
+    let half = rig.calibrate(*proxy)?;
     Ok(format!(
-        "Seen by the server: every peer {}; sessions resumed by {} (a pool's first connection just stays open).\n\
-         Latency counts from a request's first byte: the client's own connect comes before.",
+        "Seen by the servers: every peer {}; sessions resumed by {} (a pool's first connection just stays open).\n\
+         Half load is {half} requests per second: half of what {proxy} took before the first round.\n",
         rig::EXPECTED_TLS,
         resuming.join(", ")
     ))
 }
 
-/// Scenario by scenario within a round, so that peers are compared within seconds of each other.
-fn measure(rig: &Rig, peers: &[Peer], options: &Options) -> Result<Results> {
-    let duration = Duration::from_secs(options.seconds.into());
+/// Scenario by scenario within a round, so that peers are compared within seconds of each other; another one is first in
+/// each round.
+fn measure(
+    rig: &mut Rig,
+    peers: &[Peer],
+    scenarios: &[Scenario],
+    options: &Options,
+) -> Result<Results> {
     let mut results = Results::default();
+    let mut peers = peers.to_vec();
     for round in 1..=options.rounds {
-        for scenario in Scenario::ALL {
-            for &peer in peers {
+        let loads = scenarios.iter().filter_map(|it| Some((*it, it.service()?)));
+        for (scenario, service) in loads {
+            let serves = |peer: &&Peer| peer.address(service).is_some();
+            for &peer in peers.iter().filter(serves) {
+                let name = names(&[scenario]);
                 let measured = rig
-                    .measure(peer, scenario, duration)
-                    .with_context(|| format!("{peer}, {}", scenario.title()))?;
-                let Measured { rate, cpu, .. } = &measured;
-                let unit = scenario.unit();
-                let cpu = cpu.map_or_else(String::new, |cpu| {
-                    format!(
-                        "{:10.*} {}",
-                        unit.cpu_digits,
-                        cpu * unit.cpu_factor,
-                        unit.cpu
-                    )
+                    .measure(peer, scenario, options.duration())
+                    .with_context(|| format!("{name} of {peer}"))?;
+                let figures = scenario.figures().into_iter().filter_map(|figure| {
+                    let value = figure.text((figure.of)(&measured)?);
+                    Some(format!("{value:>8} {:11}", figure.title))
                 });
+                let figures: String = figures.collect();
                 println!(
-                    "round {round}/{}  {:12} {peer:13} {rate:9.*} {:7}{cpu}",
-                    options.rounds,
-                    scenario.name(),
-                    unit.rate_digits,
-                    unit.rate,
+                    "round {round}/{}  {name:10} {peer:13}{figures}",
+                    options.rounds
                 );
                 results.add(scenario, peer, measured);
             }
         }
-        for &peer in peers {
-            if let Some(memory) = rig.memory(peer)? {
-                results.add_memory(peer, memory);
-            }
-        }
+        peers.rotate_left(1);
     }
     Ok(results)
 }

@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{interrupt, sh};
 
+/// How long a program may take until it is ready: on a busy machine Envoy needs seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A program that runs until this is dropped: SIGTERM, and SIGKILL if that does not help.
 pub(crate) struct Process {
     child: Child,
@@ -34,9 +37,21 @@ impl Process {
         self.child.id()
     }
 
-    /// The first line of what it has printed that contains `text`, waiting for it up to 5 s.
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It has not within 20 s.
+    pub(crate) fn end(mut self) -> Result<()> {
+        sh::terminate(&self.child);
+        let ended = interrupt::poll(PATIENCE, || Ok(self.child.try_wait()?))?;
+        ended
+            .map(drop)
+            .with_context(|| format!("{} did not end in 20 s", self.log.display()))
+    }
+
+    /// The first line of what it has printed that contains `text`, waiting for it up to 20 s.
     pub(super) fn line_with(&self, text: &str) -> Result<Option<String>> {
-        interrupt::poll(Duration::from_secs(5), || {
+        interrupt::poll(PATIENCE, || {
             let log = fs::read_to_string(&self.log)?;
             Ok(log
                 .lines()
@@ -48,7 +63,7 @@ impl Process {
     /// Waits for a line that contains `text`.
     ///
     /// # Errors
-    /// The program ended, or 5 s went by: then with all that it printed.
+    /// The program ended, or 20 s went by: then with all that it printed.
     pub(super) fn wait_for_line(&mut self, text: &str) -> Result<()> {
         self.wait_until(|log| Ok(log.contains(text)))
     }
@@ -58,7 +73,7 @@ impl Process {
     /// # Errors
     /// As [`Process::wait_for_line`].
     pub(crate) fn wait_until(&mut self, condition: impl Fn(&str) -> Result<bool>) -> Result<()> {
-        let started = interrupt::poll(Duration::from_secs(5), || {
+        let started = interrupt::poll(PATIENCE, || {
             let ended = self.child.try_wait()?.is_some();
             let good = condition(&fs::read_to_string(&self.log)?)?;
             Ok((good || ended).then_some(good))
@@ -69,7 +84,7 @@ impl Process {
         let state = if started.is_some() {
             "ended"
         } else {
-            "was not ready in 5 s"
+            "was not ready in 20 s"
         };
         let log = fs::read_to_string(&self.log)?;
         bail!("{} {state}; it printed:\n{log}", self.log.display())

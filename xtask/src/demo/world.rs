@@ -71,7 +71,7 @@ impl World {
         self.dir.path()
     }
 
-    pub(super) fn manifests(&self) -> PathBuf {
+    pub(crate) fn manifests(&self) -> PathBuf {
         self.dir().join("manifests")
     }
 
@@ -111,6 +111,12 @@ impl World {
             Ok(get(admin, "/healthz/ready").is_ok_and(|reply| reply.status == 200))
         })?;
         Ok(line)
+    }
+
+    /// Ends the agent, if there is one, and removes what it has pinned: the programs end too.
+    pub(crate) fn stop_agent(&mut self) {
+        self.agent = None;
+        self.pins.remove();
     }
 
     /// The agent's, once it was started.
@@ -222,12 +228,13 @@ pub(super) fn write_ca(authority: &Authority, manifests: &Path) -> Result<()> {
 pub(crate) struct Netns(String);
 
 impl Netns {
-    fn new(name: String) -> Result<Self> {
+    /// Makes it, empty.
+    pub(crate) fn new(name: String) -> Result<Self> {
         sh::output(sh::command("ip", "netns add").arg(&name))?;
         Ok(Self(name))
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0
     }
 
@@ -241,7 +248,8 @@ impl Netns {
         command
     }
 
-    fn ip(&self, args: &str) -> Command {
+    /// An `ip` command about the namespace.
+    pub(crate) fn ip(&self, args: &str) -> Command {
         sh::command("ip", &format!("-netns {} {args}", self.0))
     }
 }
@@ -255,9 +263,15 @@ impl Drop for Netns {
 /// The agent's directory in bpffs; without it its programs are detached.
 struct Pins(PathBuf);
 
+impl Pins {
+    fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 impl Drop for Pins {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.remove();
     }
 }
 

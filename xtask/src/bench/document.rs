@@ -1,0 +1,146 @@
+//! `docs/performance.md`, and what is printed.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use super::connect::Costs;
+use super::peer::Peer;
+use super::profile::Profile;
+use super::scale::Scaled;
+use super::scenario::Scenario;
+use super::stats::Results;
+use super::{chosen, goals, load, plot, report};
+use crate::sh;
+
+const DOCUMENT: &str = "docs/performance.md";
+const PLOT: &str = "docs/performance.svg";
+
+/// What was measured.
+pub(super) struct Report {
+    pub(super) about: String,
+    pub(super) notes: String,
+    pub(super) results: Results,
+    pub(super) connect: Option<Costs>,
+    pub(super) scale: Option<Scaled>,
+    pub(super) profile: Option<Profile>,
+}
+
+impl Report {
+    /// Nothing yet; `about` says on what.
+    pub(super) fn new(about: String) -> Self {
+        Self {
+            about,
+            notes: String::new(),
+            results: Results::default(),
+            connect: None,
+            scale: None,
+            profile: None,
+        }
+    }
+
+    /// In Markdown, from the second level of headings on.
+    pub(super) fn text(&self, scenarios: &[Scenario], peers: &[Peer]) -> String {
+        let mut text = format!("{}{}", self.about, self.notes);
+        if scenarios.iter().any(|scenario| scenario.of_peers()) {
+            text += "\n## Goals\n";
+            text += &goals::table(&self.results);
+            text += "\n## Beside others\n";
+            text += &report::tables(&self.results, scenarios, peers);
+        }
+        let mut section = |scenario: Scenario, table: String| {
+            let _ = write!(text, "\n## {}\n\n{table}", scenario.title());
+        };
+        if let Some(costs) = &self.connect {
+            section(Scenario::Connect, costs.table());
+        }
+        if let Some(scaled) = &self.scale {
+            section(Scenario::Scale, scaled.table());
+        }
+        if let Some(profile) = &self.profile {
+            section(Scenario::Profile, profile.table());
+        }
+        text
+    }
+}
+
+fn introduction() -> String {
+    format!(
+        "# Performance
+
+nodetls beside other proxies that originate TLS, all in the client's network namespace on one machine, nodetls with its
+redirection by eBPF. Written by `NODETLS_BLESS=1 cargo xtask bench`, which installs the others; take the ratios, not the
+figures: client, proxy and server share the same processors.
+
+![Medians of each scenario](performance.svg)
+
+- Every proxy has two workers, verifies chain and name, and resumes sessions; the servers speak TLS 1.3 with one cipher
+  suite and one group only. nodetls writes its access log, the others none.
+- The peers take turns within a round, and another one is first in each. A cell is the median (least..most) of the rounds.
+  \"÷ best\" and \"÷ envoy-tcp\" are ratios of medians, to the best other proxy and to Envoy's tcp_proxy.
+- CPU is the user and system time of the proxy's processes, whatever the machine was busy with; RSS the most they had
+  meanwhile, shared pages counted for each process.
+- `-tcp`, `-stream` and stunnel relay bytes; `-http` proxies parse HTTP and share connections to the server.
+- Floors: `plain-relay` copies bytes without TLS (tokio's copy_bidirectional, two workers), `direct-tls` is the client's own
+  TLS, `direct-plain` no TLS and no proxy.
+- HTTP/1 on open connections is loaded by wrk, whose latency counts from a request's first byte; gRPC by h2load; bulk is curl's,
+  {} × 100 MiB; all else is `tests/bench/`, whose latency has the client's connect in it. At half load latency
+  counts from when a request was due.
+- Idle connections are those of peers started anew; as many as nodetls takes with the files that a process may open here.
+
+",
+        load::TRANSFERS
+    )
+}
+
+fn blessed() -> bool {
+    env::var_os("NODETLS_BLESS").is_some()
+}
+
+/// # Errors
+/// The document is to be written, but not everything is to be measured.
+pub(super) fn check_if_blessed(peers: &[Peer], scenarios: &[Scenario]) -> Result<()> {
+    let all = peers == chosen(&[]) && scenarios == chosen(&[]);
+    if blessed() && !all {
+        bail!("{DOCUMENT} is of all scenarios and peers: leave out --scenario and --peers");
+    }
+    Ok(())
+}
+
+/// Writes the document and its plot if NODETLS_BLESS is set.
+pub(super) fn bless(text: &str, results: &Results, scenarios: &[Scenario]) -> Result<()> {
+    if !blessed() {
+        return Ok(());
+    }
+    let document = format!("{}{text}", introduction());
+    for (file, text) in [(DOCUMENT, document), (PLOT, plot::svg(results, scenarios))] {
+        fs::write(sh::top().join(file), text).context(file)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_document_is_of_these_scenarios_and_peers() {
+        let document = fs::read_to_string(sh::top().join(DOCUMENT)).unwrap();
+        assert!(
+            document.starts_with(&introduction()),
+            "NODETLS_BLESS=1 cargo xtask bench"
+        );
+        for scenario in chosen::<Scenario>(&[]) {
+            assert!(
+                document.contains(&format!("# {}\n", scenario.title())),
+                "{scenario:?}"
+            );
+        }
+        for peer in chosen::<Peer>(&[]) {
+            assert!(document.contains(&format!("\n| {peer} | ")), "{peer}");
+        }
+    }
+}
