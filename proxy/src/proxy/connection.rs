@@ -13,7 +13,7 @@ use super::departure::Departure;
 use super::framing::Framing;
 use super::http1::is_pooled;
 use super::opening::{Opening, complete, read_first};
-use super::record::Recorded;
+use super::plain::Plain;
 use super::relay::{End, Relay, Tally, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::rewrite::{Client, rewrite};
@@ -159,7 +159,7 @@ impl Connection {
     }
 
     pub(super) fn note_session(&mut self, stream: &ServerStream) {
-        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
+        self.access.upstream = stream.get_ref().peer_addr().ok();
         let session = Session::of(stream);
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
@@ -177,21 +177,21 @@ impl Connection {
     ) -> Result<Option<(TcpStream, Box<ServerStream>)>, Failure> {
         self.note_session(&stream);
         let protocol = opening.protocol;
-        let record = matches!(protocol, Some(Protocol::Http2)).then(|| opening.first.clone());
-        let mut recorded = Recorded::new(&mut client, record);
+        let mut reader = Plain::new(&mut client, opening.first);
+        if let Some(Protocol::Http2) = protocol {
+            reader = reader.recording();
+        }
         let idle_timeout = self.route.options().idle_timeout;
         let last = followed.as_ref().is_some_and(|(_, last)| *last);
         let relay = Relay {
-            first: opening.first,
-            greeting: opening.greeting,
             sent: &self.sent,
             received: &self.received,
             idle_timeout,
             framing: followed.map(|(framing, _)| framing),
             last,
         };
-        let end = relay.between(&mut recorded, &mut *stream).await;
-        let record = recorded.into_record();
+        let end = relay.between(&mut reader, &mut *stream).await;
+        let record = reader.into_record();
         match end {
             End::Clean => {
                 close(client);
@@ -246,15 +246,17 @@ impl Connection {
         self.access.upstream = stream.peer_addr().ok();
         let idle_timeout = self.route.options().idle_timeout;
         let relay = Relay {
-            first,
-            greeting: Vec::new(),
             sent: &self.sent,
             received: &self.received,
             idle_timeout,
             framing: None,
             last: false,
         };
-        match relay.between(&mut client, &mut stream).await {
+        let (mut one, mut other) = (
+            Plain::new(&mut client, first),
+            Plain::new(&mut stream, Vec::new()),
+        );
+        match relay.between(&mut one, &mut other).await {
             End::Clean | End::Answered => {
                 close(client);
                 close(stream);

@@ -1,7 +1,7 @@
 //! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
 //! we know what the client speaks, or earlier, when the server might speak first.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::names::Names;
 use super::route::Route;
 use crate::addr::UpstreamAddr;
+use crate::buffer::Lend as _;
 use crate::failure::{Failure, Reason};
 use crate::identity::Identities;
 use crate::pods::Pod;
@@ -84,9 +85,9 @@ impl Upstream {
     }
 
     /// Connects, waits for the client's silence to last, secures the connection without ALPN, and returns when the
-    /// server has spoken (`greeting`, empty if it closed) or the connection has failed and the client stayed silent.
+    /// server has spoken or closed, or the connection has failed and the client stayed silent.
     /// Safe to cancel.
-    pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
+    pub(super) async fn server_first(&mut self) {
         let silence = Instant::now() + SILENCE;
         if self.lazy {
             sleep_until(silence).await;
@@ -99,7 +100,7 @@ impl Upstream {
             sleep_until(silence).await;
             self.secured_stage(Alpn::None).await;
             if let Stage::Secured(stream) = &mut self.stage {
-                match stream.read_buf(greeting).await {
+                match poll_fn(|cx| stream.poll_fill(cx)).await {
                     Ok(_) => return,
                     Err(error) => {
                         self.stage = Stage::Failed(failure_of_stream(&error, stream));

@@ -1,7 +1,8 @@
 //! What a handshake has negotiated.
 
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
-use tokio_rustls::client::TlsStream;
+use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
+
+use super::stream::TlsStream;
 
 /// What was negotiated, in labels of bounded number for log and metrics. `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +22,11 @@ pub struct Session {
 impl Session {
     /// The session of an established stream.
     pub fn of<IO>(stream: &TlsStream<IO>) -> Self {
-        let connection = stream.get_ref().1;
+        stream.session()
+    }
+
+    /// The same when the handshake is complete.
+    pub(super) fn negotiated(connection: &CommonState) -> Self {
         Self {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
