@@ -35,6 +35,7 @@ pub use self::names::Names;
 use self::pool::Pool;
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Route, Routes};
+use self::upstream::prepare;
 pub use self::upstream::{Dialer, probe};
 use crate::addr::ClientAddr;
 use crate::metrics::Metrics;
@@ -77,7 +78,8 @@ impl Serve for Arc<Proxy> {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<StdListener>) {
         let limit = Arc::new(Limit::new(self.limits.connections_per_netns));
         for listener in listeners {
-            match TcpListener::from_std(listener) {
+            abort_by_default(&listener);
+            match prepare(&listener).and_then(|()| TcpListener::from_std(listener)) {
                 Ok(listener) => {
                     let (pod, limit) = (Arc::clone(pod), Arc::clone(&limit));
                     let accepting = Arc::clone(self).accept(pod, listener, limit);
@@ -161,7 +163,6 @@ impl Proxy {
         client: ClientAddr,
     ) {
         let Some(places) = self.places(pod, limit) else {
-            abort_by_default(&stream);
             return;
         };
         let serving = connection::serve(Arc::clone(self), Arc::clone(pod), stream, client);

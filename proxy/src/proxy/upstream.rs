@@ -3,6 +3,7 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::buffer::Lend as _;
 use crate::failure::{Failure, Reason};
 use crate::identity::Identities;
 use crate::pods::Pod;
-use crate::pods::netns::{NetnsThread, tcp_socket};
+use crate::pods::netns::NetnsThread;
 use crate::redirect::OwnSockets;
 use crate::tls::{Alpn, ServerStream, TlsClient, failure_of_stream};
 
@@ -273,10 +274,7 @@ async fn dial_one(
     pod: &Pod,
     UpstreamAddr(address): UpstreamAddr,
 ) -> io::Result<TcpStream> {
-    let socket = dialer
-        .netns
-        .run(&pod.netns, move || tcp_socket(address))
-        .await?;
+    let socket = dialer.netns.tcp_socket(&pod.netns, address)?;
     dialer.own_sockets.mark(&socket).map_err(io::Error::other)?;
     let stream = TcpSocket::from_std_stream(socket.into())
         .connect(address)
@@ -285,11 +283,13 @@ async fn dial_one(
     Ok(stream)
 }
 
-/// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+/// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed. Those that are
+/// accepted have it from their listener.
+pub(super) fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE / 4);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }

@@ -192,3 +192,89 @@ pub(super) fn alert_of(error: &Error) -> Option<AlertDescription> {
         _ => Some(AlertDescription::UnexpectedMessage),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use ContentType::{Alert, ApplicationData, ChangeCipherSpec, Handshake};
+    use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
+
+    use super::*;
+
+    /// A connection of TLS 1.2.
+    fn control() -> Control {
+        let mut suites = ALL_CIPHER_SUITES.iter();
+        let suite = suites.find(|suite| suite.tls13().is_none()).unwrap();
+        Control {
+            suite: *suite,
+            kernel: None,
+            partial: Vec::new(),
+            warnings: 0,
+            renegotiations: 0,
+            key_updates: 0,
+            empty_records: 0,
+        }
+    }
+
+    #[test]
+    fn alerts() {
+        let mut control = control();
+        assert_eq!(control.hear(Alert, &[1, 0]).unwrap(), Heard::Closed);
+        let fatal = control.hear(Alert, &[2, 40]).unwrap_err();
+        assert_eq!(
+            fatal,
+            Error::AlertReceived(AlertDescription::HandshakeFailure)
+        );
+        assert_eq!(alert_of(&fatal), None);
+        for _ in 0..4 {
+            assert_eq!(control.hear(Alert, &[1, 112]).unwrap(), Heard::Nothing);
+        }
+        assert!(control.hear(Alert, &[1, 112]).is_err());
+        assert!(control.hear(Alert, &[1]).is_err() && control.hear(Alert, &[3, 9]).is_err());
+    }
+
+    #[test]
+    fn a_message_that_is_cut_is_put_together_and_nothing_comes_between() {
+        let mut control = control();
+        assert_eq!(control.hear(Handshake, &[0, 0]).unwrap(), Heard::Nothing);
+        assert_eq!(
+            control.hear(Handshake, &[0, 0]).unwrap(),
+            Heard::Renegotiation
+        );
+        // Once is enough.
+        assert!(control.hear(Handshake, &[0; 4]).is_err());
+        assert_eq!(control.hear(Handshake, &[0]).unwrap(), Heard::Nothing);
+        let error = control.hear(ApplicationData, b"data").unwrap_err();
+        assert_eq!(alert_of(&error), Some(AlertDescription::UnexpectedMessage));
+    }
+
+    #[test]
+    fn what_has_no_place_after_a_handshake() {
+        for (kind, content) in [
+            (ChangeCipherSpec, &[1][..]),
+            // A ServerHello; a ticket and new keys, which TLS 1.2 does not have here; a message without end.
+            (Handshake, &[2, 0, 0, 0]),
+            (Handshake, &[4, 0, 0, 0]),
+            (Handshake, &[24, 0, 0, 1, 0]),
+            (Handshake, &[4, 255, 255, 255]),
+        ] {
+            assert!(
+                control().hear(kind, content).is_err(),
+                "{kind:?} {content:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn empty_records_are_heard_with_patience_but_not_for_ever() {
+        let mut control = control();
+        for _ in 0..2 {
+            for _ in 0..32 {
+                assert_eq!(control.hear(ApplicationData, &[]).unwrap(), Heard::Nothing);
+            }
+            assert_eq!(control.hear(ApplicationData, &[7]).unwrap(), Heard::Data);
+        }
+        let mut heard = (0..33).map(|_| control.hear(ApplicationData, &[]));
+        assert!(heard.any(|heard| heard.is_err()));
+    }
+}
