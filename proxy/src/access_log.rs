@@ -1,13 +1,15 @@
-//! One line per connection, at its end; and the set-up of logging.
+//! One line per connection, at its end; and the set-up of logging, whose filter can be changed while we run.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::field::display;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::failure::Reason;
 use crate::policy::ObjectName;
@@ -36,6 +38,21 @@ pub enum LogError {
     /// There is a logger already.
     #[error("logging is set up already: {0}")]
     Twice(Box<dyn std::error::Error + Send + Sync>),
+    /// There is no logger yet.
+    #[error("logging is not set up")]
+    Never,
+    /// The logger is gone.
+    #[error("the log filter can't be changed: {0}")]
+    Gone(reload::Error),
+}
+
+/// Of this process's logger: how to replace it, and what it is, as given.
+static FILTER: OnceLock<(reload::Handle<EnvFilter, Registry>, Mutex<String>)> = OnceLock::new();
+static NODE: OnceLock<String> = OnceLock::new();
+
+/// Names the node in every access line from here on.
+pub fn set_node(name: &str) {
+    let _ = NODE.set(name.to_owned());
 }
 
 /// Where log lines go.
@@ -50,25 +67,56 @@ pub enum LogTo {
 /// Sets logging up for this process, access lines included, in colour only on a terminal. `filter` is a list of
 /// `target=level`, as in `info,access=warn`.
 pub fn init_logging(format: LogFormat, filter: &str, to: LogTo) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })?;
+    let text = Mutex::new(filter.to_owned());
+    let (filter, handle) = reload::Layer::new(parse(filter)?);
     let (writer, terminal) = match to {
         LogTo::Stdout => (BoxMakeWriter::new(io::stdout), io::stdout().is_terminal()),
         LogTo::Stderr => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         // Else a reader of our log that goes away would end us by a panic.
         .log_internal_errors(false)
         .with_writer(writer)
         .with_ansi(terminal);
-    match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    }
-    .map_err(LogError::Twice)
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let log = tracing_subscriber::registry().with(filter).with(lines);
+    log.try_init()
+        .map_err(|error| LogError::Twice(error.into()))?;
+    let _ = FILTER.set((handle, text));
+    Ok(())
+}
+
+/// What is logged now.
+///
+/// # Errors
+/// [`init_logging`] was not called.
+pub fn log_filter() -> Result<String, LogError> {
+    let (_, text) = FILTER.get().ok_or(LogError::Never)?;
+    let text = text.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(text.clone())
+}
+
+/// Changes what is logged, until the process ends.
+///
+/// # Errors
+/// The filter does not parse, or [`init_logging`] was not called.
+pub fn set_log_filter(filter: &str) -> Result<(), LogError> {
+    let (handle, text) = FILTER.get().ok_or(LogError::Never)?;
+    let parsed = parse(filter)?;
+    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+    handle.reload(parsed).map_err(LogError::Gone)?;
+    filter.clone_into(&mut text);
+    Ok(())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })
 }
 
 /// What is known of a connection. Dropping it writes the line, whatever ended the connection: target `access`, level
@@ -77,7 +125,7 @@ pub fn init_logging(format: LogFormat, filter: &str, to: LogTo) -> Result<(), Lo
 pub struct Access {
     /// The client.
     pub client: SocketAddr,
-    /// Name of the client's network namespace.
+    /// Name of the client's network namespace: of a pod its `namespace/name`.
     pub netns: Option<String>,
     /// The Service and its port.
     pub service: Option<(ObjectName, u16)>,
@@ -93,6 +141,8 @@ pub struct Access {
     pub tls_version: Option<&'static str>,
     /// Such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: Option<&'static str>,
+    /// The key-exchange group, such as `X25519MLKEM768`.
+    pub group: Option<&'static str>,
     /// Whether the TLS session was resumed.
     pub resumed: Option<bool>,
     /// Whether the server's connection had served another client before.
@@ -101,6 +151,8 @@ pub struct Access {
     pub sent_bytes: u64,
     /// Plaintext bytes from the Service to the client so far.
     pub received_bytes: u64,
+    /// How many lines of the same target were left out since the last: there were too many.
+    pub left_out: u64,
     start: Instant,
     outcome: Outcome,
 }
@@ -126,10 +178,12 @@ impl Access {
             protocol: None,
             tls_version: None,
             cipher: None,
+            group: None,
             resumed: None,
             reused: None,
             sent_bytes: 0,
             received_bytes: 0,
+            left_out: 0,
             start: Instant::now(),
             outcome: Outcome::Unfinished,
         }
@@ -140,7 +194,7 @@ impl Access {
         self.outcome = Outcome::Succeeded;
     }
 
-    /// The connection came to its proper end, and its policy wants no line of it.
+    /// There is to be no line of the connection.
     pub fn leave_out(mut self) {
         self.outcome = Outcome::LeftOut;
     }
@@ -165,6 +219,7 @@ impl Drop for Access {
             .map(|(name, port)| display(format!("{name}:{port}")));
         let policy = self.policy.as_ref().map(display);
         let upstream = self.upstream.map(display);
+        let left_out = (self.left_out > 0).then_some(self.left_out);
         let duration_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         // The macro wants a constant level, hence one arm for each.
         macro_rules! line {
@@ -172,6 +227,7 @@ impl Drop for Access {
                 tracing::event!(
                     target: "access",
                     $level,
+                    node = NODE.get().map(String::as_str),
                     client = %self.client,
                     netns = self.netns.as_deref(),
                     service,
@@ -181,11 +237,13 @@ impl Drop for Access {
                     protocol = self.protocol,
                     tls_version = self.tls_version,
                     cipher = self.cipher,
+                    group = self.group,
                     resumed = self.resumed,
                     reused = self.reused,
                     sent_bytes = self.sent_bytes,
                     received_bytes = self.received_bytes,
                     duration_ms,
+                    left_out,
                     reason = $reason,
                     error = $error,
                     $message

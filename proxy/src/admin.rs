@@ -1,15 +1,17 @@
-//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state.
+//! The admin address: metrics, health and status over HTTP/1. Small and bounded; nothing here changes state but the log's
+//! filter.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -18,9 +20,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::{LogError, log_filter, set_log_filter};
+use crate::ask::{Parameters, Unanswerable};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::status::{self, Live};
+use crate::{cert, connections, explain};
 
 /// Connections at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,8 +39,23 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an accept that failed, which mostly means no free file descriptor.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/healthz/live\n/healthz/ready\n/metrics\n/status\n";
+const PATHS: &str = "/\n/healthz/live\n/healthz/ready\n/metrics\n/status\n/policies\n/connections\n/explain\n/cert\n/logging\n";
+/// What names the cluster's Services and pods, opens connections, or changes something.
+const LOCAL: [&str; 7] = [
+    "/",
+    "/status",
+    "/policies",
+    "/connections",
+    "/explain",
+    "/cert",
+    "/logging",
+];
 const PLAIN: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+/// The node at a glance, in a browser.
+const PAGE: &str = include_str!("admin/page.html");
+/// What that page may do: ask this address.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -46,7 +66,7 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// For `/healthz/ready`.
     pub readiness: Readiness,
-    /// For `/status`, which a controller does not have.
+    /// For `/status` and what else is for this machine only, which a controller does not have.
     pub live: Option<Live>,
 }
 
@@ -118,6 +138,11 @@ async fn respond<B>(
     peer: SocketAddr,
     state: Arc<AdminState>,
 ) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let here = peer.ip().to_canonical().is_loopback() && is_addressed_here(request);
+    if request.method() == Method::POST && path == "/logging" && here {
+        return set_logging(request.uri().query());
+    }
     if request.method() != Method::GET {
         let (status, text) = (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
         let mut refused = answer(status, PLAIN, text);
@@ -125,43 +150,103 @@ async fn respond<B>(
         refused.headers_mut().insert(ALLOW, get);
         return refused;
     }
-    match request.uri().path() {
-        "/metrics" => answer(StatusCode::OK, PROMETHEUS, state.metrics.encode()),
+    match path {
+        "/metrics" => {
+            let ready = state.readiness.missing().is_empty();
+            state.metrics.ready.set(ready.into());
+            answer(StatusCode::OK, PROMETHEUS, state.metrics.encode())
+        }
         "/healthz/live" => answer(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         "/healthz/ready" => ready(&state.readiness),
-        // It names the cluster's Services and pods.
-        "/status" if !peer.ip().to_canonical().is_loopback() => {
-            let text = "only for this machine or pod itself; see `nodetls status`\n";
+        path if LOCAL.contains(&path) && !here => {
+            let text = "only for this machine or pod itself; see `nodetls --help`\n";
             answer(StatusCode::FORBIDDEN, PLAIN, text.to_owned())
         }
-        "/status" if state.live.is_some() => status(state).await,
-        _ => {
-            let text = format!("not found; there is:\n{PATHS}");
-            answer(StatusCode::NOT_FOUND, PLAIN, text)
-        }
+        "/" => browser_page(),
+        "/logging" => logging(log_filter(), StatusCode::INTERNAL_SERVER_ERROR),
+        path => match &state.live {
+            Some(live) if LOCAL.contains(&path) => {
+                let parameters = Parameters::of(request.uri().query());
+                local(path.to_owned(), parameters, live.clone(), state).await
+            }
+            _ => {
+                let text = format!("not found; there is:\n{PATHS}");
+                answer(StatusCode::NOT_FOUND, PLAIN, text)
+            }
+        },
     }
 }
 
-/// Reads pins and cgroups, so it must not hold up connections.
-async fn status(state: Arc<AdminState>) -> Response<Full<Bytes>> {
-    let page = move || {
-        let live = state.live.as_ref().context("there is no status here")?;
-        status::page(live, &state.metrics, &state.readiness)
+/// Whether the request names an address or localhost: a browser that was led here by somebody's DNS names that.
+fn is_addressed_here<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let host = host.and_then(|host| Authority::try_from(host).ok());
+    host.is_none_or(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<IpAddr>().is_ok()
+    })
+}
+
+fn browser_page() -> Response<Full<Bytes>> {
+    let mut page = answer(StatusCode::OK, HTML, PAGE.to_owned());
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    page
+}
+
+/// What is logged.
+fn logging(filter: Result<String, LogError>, unless: StatusCode) -> Response<Full<Bytes>> {
+    match filter {
+        Ok(filter) => answer(StatusCode::OK, PLAIN, format!("{filter}\n")),
+        Err(error) => answer(unless, PLAIN, format!("{error}\n")),
+    }
+}
+
+/// Has something else logged from here on, as `level` of the query says.
+fn set_logging(query: Option<&str>) -> Response<Full<Bytes>> {
+    let level = query.and_then(|query| query.strip_prefix("level="));
+    let Some(level) = level.filter(|level| !level.is_empty()) else {
+        let text = "write for example /logging?level=info,nodetls=debug\n".to_owned();
+        return answer(StatusCode::BAD_REQUEST, PLAIN, text);
     };
-    let (status, kind, text) = match tokio::task::spawn_blocking(page).await {
-        Ok(Ok(page)) => (StatusCode::OK, JSON, page),
-        Ok(Err(error)) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            PLAIN,
-            format!("{error:#}\n"),
-        ),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            PLAIN,
-            format!("{error}\n"),
-        ),
+    let set = set_log_filter(level);
+    if set.is_ok() {
+        tracing::info!(level, "log filter changed");
+    }
+    logging(set.and_then(|()| log_filter()), StatusCode::BAD_REQUEST)
+}
+
+/// What only this machine may ask. Most of it reads pins and cgroups, so it must not hold up connections.
+async fn local(
+    path: String,
+    parameters: Parameters,
+    live: Live,
+    state: Arc<AdminState>,
+) -> Response<Full<Bytes>> {
+    if path == "/cert" {
+        return page(cert::page(&live, &parameters).await);
+    }
+    let read = move || match path.as_str() {
+        "/policies" => live.policies(),
+        "/connections" => connections::page(&live),
+        "/explain" => explain::page(&live, &state.readiness, &parameters),
+        _ => status::page(&live, &state.metrics, &state.readiness),
     };
-    answer(status, kind, text)
+    let result = tokio::task::spawn_blocking(read).await;
+    page(result.unwrap_or_else(|error| Err(error.into())))
+}
+
+fn page(result: Result<String>) -> Response<Full<Bytes>> {
+    match result {
+        Ok(page) => answer(StatusCode::OK, JSON, page),
+        Err(error) => {
+            let status = match error.is::<Unanswerable>() {
+                true => StatusCode::UNPROCESSABLE_ENTITY,
+                false => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            answer(status, PLAIN, format!("{error:#}\n"))
+        }
+    }
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {

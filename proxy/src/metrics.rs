@@ -4,25 +4,30 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::proto::MetricFamily;
-use prometheus::{
-    Error, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
-};
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::pods::decide::Bypass;
-use crate::policy::{Snapshot, ValidationMode};
+use crate::policy::{CaBundle, Snapshot};
 use crate::source::kube::State;
+use crate::tls;
 
+mod certificates;
+mod config;
+#[cfg(test)]
+mod docs;
 mod registrar;
+mod source;
 mod target;
 mod values;
 
+use config::ConfigMetrics;
 use registrar::Registrar;
-use target::TargetFamilies;
+use source::SourceMetrics;
 pub use target::{OpenConnection, TargetMetrics};
-pub use values::{Audited, Connects, Description, EbpfStats, MapUse, PolicyCondition};
+use target::{SERVICE, TargetFamilies};
+pub use values::{Audited, Connects, Description, EbpfStats, MapUse, PolicyCondition, Role};
 
 /// All metrics, in a registry of their own.
 pub struct Metrics {
@@ -31,20 +36,18 @@ pub struct Metrics {
     targets: Mutex<HashMap<TargetKey, Arc<TargetMetrics>>>,
     families: TargetFamilies,
     // Held through a scrape, which must not see a family that is being filled anew.
-    scrape: Mutex<Option<EbpfSource>>,
+    scrape: Mutex<Scraped>,
     policy_status: IntGaugeVec,
     ebpf_connects: IntCounterVec,
     ebpf_map_entries: IntGaugeVec,
     ebpf_map_max_entries: IntGaugeVec,
-    insecure_policies: IntGaugeVec,
-    config_last_applied: Gauge,
-    config_generation: IntGauge,
-    config_last_sync: Gauge,
-    crd: IntGaugeVec,
-    watch_failed: IntGaugeVec,
     pods_bypassed: IntGaugeVec,
     audited_connects: IntCounterVec,
     audit_probe: IntGaugeVec,
+    /// 1: `/healthz/ready` succeeds.
+    pub ready: IntGauge,
+    /// 1: holds the Lease.
+    pub leader: IntGauge,
     /// Manifests (documents or files) that could not be read.
     pub config_errors: IntGauge,
     /// Network namespaces whose connections are redirected.
@@ -82,20 +85,36 @@ pub struct Rejected {
 /// Namespace, Service, port.
 type TargetKey = (String, String, u16);
 
+struct Scraped {
+    source: SourceMetrics,
+    config: ConfigMetrics,
+    ebpf: Option<EbpfSource>,
+}
+
 /// Reads the counters and maps of the eBPF programs.
 type EbpfSource = Box<dyn Fn() -> EbpfStats + Send + Sync>;
 
 impl Metrics {
-    /// Registers everything. `version` is the build's. Fails only on a name that is registered twice: a bug.
-    pub fn new(version: &str) -> Result<Self, Error> {
-        let mut all = Registrar::default();
+    /// Registers everything that `role` has. `version` is the build's. Fails only on a name that is registered twice: a bug.
+    pub fn new(role: Role, version: &str) -> Result<Self, Error> {
+        let mut all = Registrar::new(role);
         all.process()?;
-        let build = all.gauges(
-            "build_info",
-            "The version that runs; always 1.",
-            &["version"],
-        )?;
+        let help = "The version that runs; always 1.";
+        let build = all.gauges("build_info", help, &["version"])?;
         build.with_label_values(&[version]).set(1);
+        let ready = all.gauge(
+            "ready",
+            "1 while `/healthz/ready` succeeds, which else says why it does not.",
+        )?;
+        all.of = &[Role::Agent, Role::Controller];
+        let source = SourceMetrics::new(&mut all)?;
+        all.of = &[Role::Controller];
+        let leader = all.gauge(
+            "leader",
+            "1 in the one controller that holds the Lease, and writes; 0 in those that stand by.",
+        )?;
+        all.of = &[Role::Agent];
+        tls_info(&mut all)?;
         let rejected = all.counters(
             "rejected_connections_total",
             "Redirected connections that were reset at once, because too many are open: of their netns \
@@ -108,11 +127,6 @@ impl Metrics {
                 "policy_status",
                 "Condition of a BackendTLSPolicy on this node; always 1.",
                 &["policy_namespace", "policy", "condition", "reason"],
-            )?,
-            insecure_policies: all.gauges(
-                "insecure_policies",
-                "A BackendTLSPolicy in force that asks for less than full verification of the server; always 1.",
-                &["policy_namespace", "policy", "mode"],
             )?,
             ebpf_connects: all.counters(
                 "ebpf_connects_total",
@@ -129,28 +143,6 @@ impl Metrics {
                 "Entries that fit into an eBPF map.",
                 &["map"],
             )?,
-            config_last_applied: all.seconds(
-                "config_last_applied_timestamp_seconds",
-                "When the configuration in force was applied, in Unix time.",
-            )?,
-            config_generation: all.gauge(
-                "config_generation",
-                "Number of the configuration in force, counted from the start of the process.",
-            )?,
-            config_last_sync: all.seconds(
-                "config_last_sync_timestamp_seconds",
-                "When the configuration was last known to be the API server's, in Unix time.",
-            )?,
-            crd: all.gauges(
-                "crd_state",
-                "What the API server says of BackendTLSPolicy: served, absent, unsupported or terminating; always 1.",
-                &["state"],
-            )?,
-            watch_failed: all.gauges(
-                "watch_failed",
-                "1 while a resource can't be watched at the API server.",
-                &["resource"],
-            )?,
             pods_bypassed: all.gauges(
                 "pods_bypassed",
                 "Network namespaces that are left alone, by the reason.",
@@ -159,7 +151,7 @@ impl Metrics {
             audited_connects: all.counters(
                 "audited_connects_total",
                 "Connects that audit mode let through, and enforcement would redirect or refuse.",
-                &["service_namespace", "service", "port"],
+                &SERVICE,
             )?,
             audit_probe: all.gauges(
                 "audit_probe",
@@ -208,7 +200,13 @@ impl Metrics {
                 memory: rejected.with_label_values(&["memory"]),
             },
             targets: Mutex::default(),
-            scrape: Mutex::default(),
+            scrape: Mutex::new(Scraped {
+                source,
+                config: ConfigMetrics::new(&mut all)?,
+                ebpf: None,
+            }),
+            ready,
+            leader,
             descriptions: all.descriptions,
             registry: all.registry,
         })
@@ -232,48 +230,20 @@ impl Metrics {
         }
     }
 
-    /// A configuration has come into force.
-    pub fn config_applied(&self, generation: u64, snapshot: &Snapshot) {
-        let _no_scrape = lock(&self.scrape);
-        self.insecure_policies.reset();
-        for target in snapshot.targets.values() {
-            let Ok(origination) = &target.plan else {
-                continue;
-            };
-            let (policy, mode) = (&target.policy, origination.options.validation_mode);
-            if mode != ValidationMode::Standard {
-                self.insecure_policies
-                    .with_label_values(&[&*policy.namespace, &policy.name, mode.as_str()])
-                    .set(1);
-            }
-        }
-        self.config_generation
-            .set(generation.try_into().unwrap_or(i64::MAX));
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.config_last_applied.set(now.as_secs_f64());
+    /// A configuration has come into force. When `system_roots` expire is not told.
+    pub fn config_applied(
+        &self,
+        generation: u64,
+        snapshot: &Snapshot,
+        system_roots: Option<&Arc<CaBundle>>,
+    ) {
+        let config = &mut lock(&self.scrape).config;
+        config.applied(generation, snapshot, system_roots);
     }
 
     /// The state of the objects' source.
     pub fn set_source(&self, state: &State) {
-        let _no_scrape = lock(&self.scrape);
-        self.crd.reset();
-        if let Some(crd) = &state.crd {
-            self.crd.with_label_values(&[crd.as_str()]).set(1);
-        }
-        self.watch_failed.reset();
-        for resource in state.failures.keys() {
-            self.watch_failed
-                .with_label_values(&[resource.as_str()])
-                .set(1);
-        }
-    }
-
-    /// The configuration was the API server's then.
-    pub fn config_synced(&self, at: SystemTime) {
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.config_last_sync.set(since.as_secs_f64());
+        lock(&self.scrape).source.set(state);
     }
 
     /// Replaces what audit mode found.
@@ -324,13 +294,17 @@ impl Metrics {
 
     /// Names the function that reads the eBPF side; every scrape calls it once.
     pub fn on_scrape(&self, source: Box<dyn Fn() -> EbpfStats + Send + Sync>) {
-        *lock(&self.scrape) = Some(source);
+        lock(&self.scrape).ebpf = Some(source);
     }
 
     /// Everything in the Prometheus text format, version 0.0.4.
     pub fn encode(&self) -> String {
-        let ebpf = lock(&self.scrape);
-        if let Some(read) = ebpf.as_ref() {
+        for target in lock(&self.targets).values() {
+            target.expire_certificates();
+        }
+        let scraped = lock(&self.scrape);
+        scraped.source.refresh();
+        if let Some(read) = &scraped.ebpf {
             self.set_ebpf(&read());
         }
         let encoded = TextEncoder::new().encode_to_string(&self.registry.gather());
@@ -379,6 +353,18 @@ impl Metrics {
         descriptions.sort_by(|a, b| a.name.cmp(&b.name));
         descriptions
     }
+}
+
+fn tls_info(all: &mut Registrar) -> Result<(), Error> {
+    let info = all.gauges(
+        "tls_info",
+        "The TLS library's cryptography, and what is offered where no policy says otherwise; always 1.",
+        &["provider", "fips", "versions", "groups"],
+    )?;
+    let (fips, groups) = (tls::is_fips(), tls::default_groups().join(","));
+    info.with_label_values(&["aws-lc-rs", &fips.to_string(), "TLSv1.2,TLSv1.3", &groups])
+        .set(1);
+    Ok(())
 }
 
 impl fmt::Debug for Metrics {

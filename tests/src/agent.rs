@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::process::{Running, binary, text};
 use crate::{World, free_port};
 
@@ -100,11 +102,30 @@ impl World {
 
     /// Runs `nodetls status`; its exit code, and what it said.
     pub fn status(&self, more: &[&str]) -> (i32, String) {
+        let pins = self.pins.display().to_string();
+        self.ask(&[&["status", "--pins", &pins], more].concat())
+    }
+
+    /// Runs a command of nodetls that asks the agent; its exit code, and what it said.
+    pub fn ask(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = Command::new(binary("nodetls"));
-        command.args(["status", "--admin", &format!("127.0.0.1:{}", self.admin)]);
-        command.arg("--pins").arg(&self.pins).args(more);
+        command.args(arguments);
+        command.args(["--admin", &format!("127.0.0.1:{}", self.admin)]);
         let output = command.output().unwrap();
         (output.status.code().unwrap(), text(&output))
+    }
+
+    /// The same with `--output json`.
+    ///
+    /// # Panics
+    /// It says something else.
+    pub fn ask_json(&self, arguments: &[&str]) -> (i32, Value) {
+        let (code, said) = self.ask(&[arguments, &["--output", "json"]].concat());
+        let value = serde_json::from_str(&said);
+        (
+            code,
+            value.unwrap_or_else(|error| panic!("{error}: {said}")),
+        )
     }
 
     /// How many files the agent has open.
@@ -153,6 +174,11 @@ impl World {
             "nodetls_ebpf_connects_total",
             &labels.each_ref().map(String::as_str),
         )
+    }
+
+    /// Where the agent's metrics are.
+    pub fn admin_address(&self) -> String {
+        format!("127.0.0.1:{}", self.admin)
     }
 
     /// GET from the admin address; empty while nobody answers.

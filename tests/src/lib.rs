@@ -43,6 +43,13 @@ pub const ADDRESS: &str = "10.96.0.10:443";
 /// What an HTTP client asks for.
 pub const URL: &str = "http://10.96.0.10:443/get";
 
+/// Fails unless a line of `said` has all of these words.
+#[track_caller]
+pub fn assert_line(said: &str, words: &[&str]) {
+    let has = |line: &str| words.iter().all(|word| line.contains(word));
+    assert!(said.lines().any(has), "no line with {words:?} in:\n{said}");
+}
+
 /// How often `needle` occurs.
 pub fn occurrences(haystack: &[u8], needle: &str) -> usize {
     haystack

@@ -18,6 +18,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use nodetls::controller::{self, Options};
+use nodetls::metrics::{Metrics, Role};
 use nodetls::policy::{ObjectName, Objects};
 use nodetls::readiness::Readiness;
 use serde::Serialize;
@@ -176,7 +177,8 @@ impl World {
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::default());
         let (ended, ready) = (shutdown.clone(), readiness.clone());
         let task = tokio::spawn(async move {
-            let run = controller::run(client, &options, objects, &ready, &ended);
+            let metrics = Metrics::new(Role::Controller, "test").unwrap();
+            let run = controller::run(client, &options, objects, &ready, &metrics, &ended);
             run.await.unwrap();
         });
         Replica {

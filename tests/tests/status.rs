@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use nodetls_tests::{World, binary, policy};
+use nodetls_tests::{World, assert_line, binary, policy};
 use serde_json::Value;
 
 const URL: &str = "http://10.96.0.10:443/get";
@@ -14,13 +14,6 @@ fn json(world: &World) -> (i32, Value) {
     let (code, said) = world.status(&["-o", "json"]);
     let value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     (code, value)
-}
-
-/// The line of a table, or a problem, that has all of these words.
-#[track_caller]
-fn assert_line(said: &str, words: &[&str]) {
-    let has = |line: &str| words.iter().all(|word| line.contains(word));
-    assert!(said.lines().any(has), "no line with {words:?} in:\n{said}");
 }
 
 #[test]

@@ -27,8 +27,13 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("openssl", "openssl"),
     ("curl", "curl"),
 ];
-const TEST_TOOLS: [(&str, &str); 2] = [("nginx", "nginx-light"), ("dnsmasq", "dnsmasq-base")];
-const CLUSTER_TOOLS: [(&str, &str); 4] = [
+const TEST_TOOLS: [(&str, &str); 3] = [
+    ("nginx", "nginx-light"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("promtool", "prometheus"),
+];
+const CLUSTER_TOOLS: [(&str, &str); 5] = [
+    ("chromium", "chromium"),
     ("nginx", "nginx-light"),
     ("runc", "runc"),
     ("nft", "nftables"),
@@ -51,8 +56,9 @@ const BENCH_TOOLS: [(&str, &str); 5] = [
 /// nginx' stream module, where Debian has it.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Packages that start a service, and the service's name.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 4] = [
     ("nginx-light", "nginx"),
+    ("prometheus", "prometheus"),
     ("haproxy", "haproxy"),
     ("stunnel4", "stunnel4"),
 ];
@@ -61,6 +67,7 @@ const SERVICES: [(&str, &str); 3] = [
 const DEBIAN_TOOLCHAIN: &str = "rustc-web cargo-web libstd-rust-web-dev-bpf rust-web-llvm \
     llvm-22-dev libpolly-22-dev zlib1g-dev libzstd-dev";
 const BPF_LINKER: &str = "0.13.0";
+/// This and cargo-fuzz are installed unoptimised, in a third of the time: they have little to do.
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_FUZZ: &str = "0.13.2";
 /// The workspace's `rust-version`, which Debian's compiler must reach too: (major, minor).
@@ -148,7 +155,7 @@ impl Missing {
             plan.push(sh::command("cargo", &linker));
         }
         if self.cargo_deny {
-            let install = format!("install cargo-deny --version {CARGO_DENY} --locked");
+            let install = format!("install cargo-deny --version {CARGO_DENY} --locked --debug");
             plan.push(sh::command("cargo", &install));
         }
         if self.bpffs {
@@ -202,7 +209,7 @@ pub(crate) fn cargo_fuzz() -> Result<()> {
     if has("cargo-fuzz", CARGO_FUZZ) {
         return Ok(());
     }
-    let install = format!("install cargo-fuzz --version {CARGO_FUZZ} --locked");
+    let install = format!("install cargo-fuzz --version {CARGO_FUZZ} --locked --debug");
     sh::show_and_run(&mut sh::command("cargo", &install))
 }
 

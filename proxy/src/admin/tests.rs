@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::metrics::Role;
+use crate::tls::Session;
 
 struct Admin {
     address: SocketAddr,
@@ -18,7 +20,7 @@ impl Admin {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new("1.2.3").unwrap());
+        let metrics = Arc::new(Metrics::new(Role::Agent, "1.2.3").unwrap());
         let state = Arc::new(AdminState {
             metrics,
             readiness: Readiness::default(),
@@ -35,13 +37,41 @@ impl Admin {
     }
 
     async fn ask(&self, method: &str, path: &str) -> String {
+        self.ask_as("localhost:15020", method, path).await
+    }
+
+    async fn ask_as(&self, host: &str, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
         response
     }
+}
+
+#[tokio::test]
+async fn a_page_for_browsers_that_came_here_of_their_own_accord() {
+    let admin = Admin::start().await;
+    for host in ["localhost:15020", "127.0.0.1:15020", "[::1]:15020"] {
+        let page = admin.ask_as(host, "GET", "/").await;
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {page}");
+        assert!(
+            page.contains("content-security-policy: default-src 'none';"),
+            "{page}"
+        );
+    }
+    for path in ["/", "/status", "/cert?target=a/b:443"] {
+        let refused = admin.ask_as("attacker.example:15020", "GET", path).await;
+        assert!(
+            refused.starts_with("HTTP/1.1 403 "),
+            "{path}: DNS rebinding: {refused}"
+        );
+    }
+    let refused = admin
+        .ask_as("attacker.example", "POST", "/logging?level=off")
+        .await;
+    assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
 }
 
 #[tokio::test]
@@ -57,7 +87,13 @@ async fn answers_each_path() {
         status.starts_with("HTTP/1.1 200 OK\r\n") && status.contains("application/json\r\n"),
         "{status}"
     );
-    let missing = admin.ask("GET", "/").await;
+    let connections = admin.ask("GET", "/connections").await;
+    assert!(
+        connections.starts_with("HTTP/1.1 422 ")
+            && connections.ends_with("the agent is starting: ask again when it is ready\n"),
+        "{connections}"
+    );
+    let missing = admin.ask("GET", "/nothing").await;
     assert!(missing.starts_with("HTTP/1.1 404 "), "{missing}");
     assert!(
         missing.contains("/metrics") && missing.contains("/healthz/ready"),
@@ -68,6 +104,25 @@ async fn answers_each_path() {
         post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET\r\n"),
         "{post}"
     );
+    let unnamed = admin.ask("POST", "/logging").await;
+    assert!(
+        unnamed.starts_with("HTTP/1.1 400 ") && unnamed.contains("/logging?level="),
+        "{unnamed}"
+    );
+}
+
+#[tokio::test]
+async fn what_names_pods_is_told_to_this_machine_only() {
+    let admin = Admin::start().await;
+    for path in LOCAL {
+        for peer in ["10.0.0.1:5000", "[::ffff:10.0.0.1]:5000", "[fd00::1]:5000"] {
+            let request = Request::get(format!("{path}?a=b")).body(()).unwrap();
+            let response = respond(&request, peer.parse().unwrap(), Arc::clone(&admin.state)).await;
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {peer}");
+        }
+        let from_here = admin.ask("GET", path).await;
+        assert!(!from_here.contains(" 403 "), "{from_here}");
+    }
 }
 
 #[tokio::test]
@@ -94,6 +149,14 @@ async fn ready_names_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_of_a_busy_instance_are_well_formed() {
     let admin = Admin::start().await;
+    let session = Session {
+        version: "TLSv1.3",
+        cipher_suite: "AES",
+        group: "X25519",
+        alpn: "none",
+        resumed: false,
+        not_after: None,
+    };
     let busy: Vec<_> = (0..4u16)
         .map(|port| {
             let metrics = Arc::clone(&admin.state.metrics);
@@ -101,7 +164,7 @@ async fn metrics_of_a_busy_instance_are_well_formed() {
                 for round in 0..500 {
                     let target = metrics.target("default", "web", port);
                     let _open = target.open();
-                    target.handshake_ok("TLSv1_3", "AES", Duration::from_micros(700));
+                    target.handshake_ok(session, Duration::from_micros(700));
                     target.failed("timeout");
                     if round % 100 == 99 && port == 3 {
                         metrics.forget("default", "web", port);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Result;
 use tokio::time::Instant;
@@ -24,7 +23,7 @@ impl Agent {
             .set(i64::try_from(update.errors.len()).unwrap_or(i64::MAX));
         let unreadable = update.errors.iter().map(ToString::to_string).collect();
         self.live.update(|facts| facts.unreadable = unreadable);
-        let compiled = self.compiler.compile(&update.objects, &self.installation);
+        let compiled = self.compiler().compile(&update.objects, &self.installation);
         let mut snapshot = compiled.snapshot;
         let (before, statuses) = (&self.snapshot, &compiled.statuses);
         let objects = &update.objects;
@@ -53,10 +52,12 @@ impl Agent {
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
             Ok(()) => {
                 self.published = true;
-                self.earlier.due = true;
+                self.earlier.start_again();
                 self.publish_again = None;
                 self.generation += 1;
-                self.metrics.config_applied(self.generation, &self.snapshot);
+                let system = self.installation.system_roots.as_ref();
+                self.metrics
+                    .config_applied(self.generation, &self.snapshot, system);
                 self.metrics.targets_unpublished.set(0);
                 self.readiness.clear(TARGETS);
                 let in_force = Arc::clone(&self.snapshot);
@@ -107,14 +108,11 @@ impl Agent {
         }
     }
 
-    /// Tells what only shows with time: which handshakes fail, how old the objects are.
+    /// Tells what only shows with time: which handshakes fail.
     pub(super) fn observe(&self) {
         let failing: Arc<[_]> = self.proxy.routes.borrow().failing().into();
         if let Some(cluster) = &self.cluster {
             cluster.events.tell(Arc::clone(&failing));
-            if let Some(synced) = cluster.state.borrow().last_sync(SystemTime::now()) {
-                self.metrics.config_synced(synced);
-            }
         }
         let audited = self.audit.as_ref();
         let audited = audited.map(|audit| audit.found(&self.maps, &self.metrics).into());

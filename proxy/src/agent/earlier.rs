@@ -3,13 +3,16 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::mem::take;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::{MapData, MapType};
 use socket2::Socket;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
 use super::Agent;
 use crate::exec;
@@ -17,13 +20,18 @@ use crate::policy::{Snapshot, Target};
 use crate::sock_diag::{connected, destroy};
 use crate::status::EarlierConnection;
 
+/// How often to look at all pods without a change: for the sockets of processes outside our cgroup. Each look has the kernel
+/// go through all sockets of the machine, some milliseconds.
+const ALL: Duration = Duration::from_secs(60);
+
 /// The look for such connections, and what it has found.
 pub(super) struct Earlier {
     cut: bool,
     /// The maps in which agents have marked their sockets, of whatever layout: the pins of others go, their sockets may stay.
     marks: Vec<Arc<OwnedFd>>,
-    /// Something has changed since the last look.
-    pub(super) due: bool,
+    /// The netns that were looked at since their enrolment and since the last change of targets, by cookie.
+    looked_at: HashSet<u64>,
+    all_at: Instant,
     looking: Option<JoinHandle<Found>>,
     left: HashSet<EarlierConnection>,
 }
@@ -41,10 +49,17 @@ impl Earlier {
         Self {
             cut,
             marks: layouts.filter_map(marks).collect(),
-            due: true,
+            looked_at: HashSet::new(),
+            all_at: Instant::now(),
             looking: None,
             left: HashSet::new(),
         }
+    }
+
+    /// The targets are others: all netns are to be looked at.
+    pub(super) fn start_again(&mut self) {
+        self.looked_at.clear();
+        self.all_at = Instant::now();
     }
 
     /// Resolves when a look has ended; never without one.
@@ -70,21 +85,33 @@ fn marks(pins: &Path) -> Option<Arc<OwnedFd>> {
 }
 
 impl Agent {
-    /// To be called now and then: no such connection comes without a change, and it is not the moment that counts.
+    /// To be called now and then: in a netns of our cgroup no such connection comes without a change.
     pub(super) async fn look_for_earlier(&mut self) {
         let in_force = self.published && self.publish_again.is_none() && self.in_charge();
         if !in_force || self.audit.is_some() {
             return self.tell_of_earlier(Found::default());
         }
-        let earlier = &self.earlier;
-        if earlier.looking.is_some() || (!earlier.due && earlier.left.is_empty()) {
+        if self.earlier.looking.is_some() {
             return;
+        }
+        if self.earlier.all_at.elapsed() > ALL {
+            self.earlier.start_again();
+        }
+        let looked_at = take(&mut self.earlier.looked_at);
+        let earlier = &self.earlier;
+        let left = |netns: &str| earlier.left.iter().any(|one| one.netns == netns);
+        let diags = self
+            .pods
+            .diags(|cookie, netns| !looked_at.contains(&cookie) || left(netns));
+        let diags = diags.await;
+        self.earlier.looked_at = self.pods.cookies().collect();
+        if diags.is_empty() {
+            return self.tell_of_earlier(Found::default());
         }
         let execs = exec::instances(&self.base).into_iter();
         let mut all: Vec<_> = execs.filter_map(|(pins, _)| marks(&pins)).collect();
-        all.extend(earlier.marks.iter().cloned());
-        let (diags, snapshot, cut) = (self.pods.diags().await, self.snapshot.clone(), earlier.cut);
-        self.earlier.due = false;
+        all.extend(self.earlier.marks.iter().cloned());
+        let (snapshot, cut) = (self.snapshot.clone(), self.earlier.cut);
         // Some nodes have many thousands of sockets.
         let look = move || look(diags, &all, &snapshot, cut);
         self.earlier.looking = Some(spawn_blocking(look));

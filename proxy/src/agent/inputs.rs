@@ -17,9 +17,9 @@ use crate::pods::lister::Lister;
 use crate::pods::named::NamedNetns;
 use crate::readiness::Readiness;
 use crate::redirect::{bypass_pinned, default_cgroup, is_cgroup2};
-use crate::source::kube::{self as source, Kube, Namespaces, Pods, State};
+use crate::source::kube::{self as source, Kube, Namespaces, Pods};
 use crate::source::{Files, Source, Update};
-use crate::status::Live;
+use crate::status::{Live, NodePods};
 
 /// All that can fail for reasons of our own, before anything is taken over.
 pub(super) struct Inputs {
@@ -42,8 +42,8 @@ pub(super) struct Cluster {
     pub(super) namespace: String,
     pub(super) namespaces: watch::Receiver<Arc<Namespaces>>,
     pub(super) pods: watch::Receiver<Arc<Pods>>,
-    pub(super) state: watch::Receiver<State>,
     pub(super) events: Events,
+    rules: Rules,
 }
 
 /// Nodetls' own Namespace.
@@ -53,6 +53,15 @@ pub(super) struct OwnNamespace {
 }
 
 impl Cluster {
+    /// For who asks of a pod.
+    pub(super) fn pods_of_node(&self) -> NodePods {
+        NodePods {
+            node: self.node.clone(),
+            infos: self.pods.clone(),
+            rules: self.rules.clone(),
+        }
+    }
+
     pub(super) fn own_namespace(&self) -> OwnNamespace {
         OwnNamespace {
             name: self.namespace.clone(),
@@ -141,9 +150,8 @@ impl Inputs {
         waiting.done();
         let mut infos = kube.pods();
         pods.set_pods(infos.borrow_and_update().as_ref().clone());
-        let state = kube.state();
         let (keeper, identities) = if options.client_certificates {
-            Keeper::cluster(client.clone(), kube.pods(), rules)
+            Keeper::cluster(client.clone(), kube.pods(), rules.clone())
         } else {
             Keeper::forbidden()
         };
@@ -155,9 +163,9 @@ impl Inputs {
             cgroup,
             cluster: Some(Cluster {
                 pods: infos,
-                events: Events::start(client.clone(), &node, state.clone()),
-                state,
+                events: Events::start(client.clone(), &node, kube.state()),
                 namespaces: kube.namespaces(),
+                rules,
                 client,
                 node,
                 namespace,

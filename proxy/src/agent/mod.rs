@@ -14,8 +14,9 @@ mod others;
 mod report;
 mod taint;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,11 +33,11 @@ use self::linger::Linger;
 pub use self::options::Options;
 pub(crate) use self::options::seconds;
 pub(crate) use self::report::log_status;
-use crate::access_log::{LogTo, init_logging};
+use crate::access_log::{LogTo, init_logging, set_node};
 use crate::admin::{self, AdminState};
 use crate::exec;
 use crate::identity::Keeper;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::pods::Pods;
 use crate::pods::netns::{NetnsThread, current_cookie};
 use crate::policy::{Compiler, Installation, PolicyStatus, Snapshot};
@@ -49,7 +50,7 @@ use crate::redirect::{
 use crate::signals::Signals;
 use crate::source::Source;
 use crate::source::kube::Pods as PodInfos;
-use crate::status::Live;
+use crate::status::{Live, Parts};
 use crate::tls::system_roots;
 use crate::uninstall;
 
@@ -73,6 +74,9 @@ const BPFFS: &str = "bpffs";
 /// When it can't start: what is missing, and the cure.
 pub fn run(options: Options) -> Result<()> {
     init_logging(options.log_format, &options.log, LogTo::Stdout)?;
+    if let Some(node) = &options.node {
+        set_node(node);
+    }
     raise_fd_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -140,7 +144,7 @@ struct Agent {
     /// A newer agent has the maps, and is not ready.
     standing_by: bool,
     installation: Installation,
-    compiler: Compiler,
+    compiler: Arc<Mutex<Compiler>>,
     /// By name.
     statuses: Arc<[Arc<PolicyStatus>]>,
     snapshot: Arc<Snapshot>,
@@ -167,7 +171,7 @@ struct Agent {
 
 impl Agent {
     async fn start(options: Options) -> Result<Self> {
-        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+        let metrics = Arc::new(Metrics::new(Role::Agent, env!("CARGO_PKG_VERSION"))?);
         let readiness = Readiness::default();
         let starting = readiness.task("programs attached, pods enrolled, targets published");
         let live = Live::default();
@@ -222,6 +226,12 @@ impl Agent {
             Effect::Enforce => None,
             Effect::Audit => Some(Audit::start(publisher.routes(), Arc::clone(&proxy.dialer))?),
         };
+        let compiler = Arc::<Mutex<Compiler>>::default();
+        live.set_parts(Parts {
+            compiler: Arc::clone(&compiler),
+            proxy: Arc::clone(&proxy),
+            cluster: inputs.cluster.as_ref().map(Cluster::pods_of_node),
+        });
         let foreign = foreign(&options.pins);
         let layouts = foreign
             .iter()
@@ -251,7 +261,7 @@ impl Agent {
                 system_roots: roots.bundle,
                 insecure_validation: options.allow_insecure_validation,
             },
-            compiler: Compiler::default(),
+            compiler,
             statuses: Arc::default(),
             snapshot: Arc::default(),
             linger: Linger::default(),
@@ -326,6 +336,11 @@ impl Agent {
         }
     }
 
+    /// Who explains waits for a compilation; we wait for an explanation.
+    fn compiler(&self) -> MutexGuard<'_, Compiler> {
+        self.compiler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn keep_routes(&mut self) {
         if let Ok(_charge) = self.epoch.hold(&self.maps) {
             self.pods.keep_routes(&mut self.maps.pods).await;
@@ -337,13 +352,16 @@ impl Agent {
             return;
         };
         let (modes, proxy) = (&mut self.maps.pods, &self.proxy);
+        let mut not_enrolled = BTreeMap::new();
         match self.pods.reconcile(&self.redirect, modes, proxy).await {
             Ok(failed) if failed.is_empty() => self.readiness.clear(NETNS),
             Ok(failed) => {
                 let mut texts = Vec::new();
-                for (netns, error) in &failed {
-                    tracing::error!(netns, error = format!("{error:#}"), "not enrolled");
-                    texts.push(format!("{netns} ({error:#})"));
+                for (netns, error) in failed {
+                    let error = format!("{error:#}");
+                    tracing::error!(netns, error, "not enrolled");
+                    texts.push(format!("{netns} ({error})"));
+                    not_enrolled.insert(netns, error);
                 }
                 self.readiness
                     .set_problem(NETNS, format!("not enrolled: {}", texts.join(", ")));
@@ -353,9 +371,12 @@ impl Agent {
                 self.readiness.set_problem(NETNS, format!("{error:#}"));
             }
         }
-        let names = self.pods.names();
-        self.earlier.due = true;
-        self.live.update(|facts| facts.netns = names);
+        let (names, pods) = (self.pods.names(), self.pods.enrolled());
+        self.live.update(|facts| {
+            facts.netns = names;
+            facts.pods = pods;
+            facts.not_enrolled = Arc::new(not_enrolled);
+        });
         self.metrics.set_bypassed(&self.pods.bypassed());
         self.metrics
             .pods_enrolled

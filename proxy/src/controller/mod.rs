@@ -28,7 +28,7 @@ pub use self::reconcile::{Controller, Failures};
 use self::status_writer::{Outcome, StatusWriter, Wanted};
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::policy::{BackendTlsPolicy, Installation, ObjectName, Objects, PolicyStatus};
 use crate::readiness::Readiness;
 use crate::signals::Signals;
@@ -37,6 +37,8 @@ use crate::tls::system_roots;
 
 /// Under which the API server notes what we write.
 const FIELD_MANAGER: &str = "nodetls-controller";
+/// The Lease that the leader holds, unless it is told of another.
+pub(crate) const LEASE: &str = "nodetls-controller";
 
 /// Mirrors CA certificates for the agents, and writes the policies' statuses: one leader of any number of replicas.
 ///
@@ -50,7 +52,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
     /// Name of the Lease that the leader holds
-    #[arg(long, value_name = "NAME", default_value = "nodetls-controller")]
+    #[arg(long, value_name = "NAME", default_value = LEASE)]
     pub lease: String,
     /// Take CA certificates from Secrets, too: needs the RBAC rules of the component manifests/components/secrets
     #[arg(long)]
@@ -96,7 +98,7 @@ async fn follow(options: &Options) -> Result<()> {
 
 /// From the API server to the leader.
 async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let metrics = Arc::new(Metrics::new(Role::Controller, env!("CARGO_PKG_VERSION"))?);
     let readiness = Readiness::default();
     let admin = AdminState {
         metrics: Arc::clone(&metrics),
@@ -114,7 +116,7 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
     let mut kube = Kube::start(client.clone(), wanted);
     tokio::spawn(source::follow(
         kube.state(),
-        metrics,
+        Arc::clone(&metrics),
         readiness.clone(),
         |_| (),
     ));
@@ -139,7 +141,7 @@ async fn work(options: &Options, shutdown: &CancellationToken) -> Result<()> {
             }
         }
     };
-    let leader = run(client, options, receiver, &readiness, shutdown);
+    let leader = run(client, options, receiver, &readiness, &metrics, shutdown);
     tokio::select! {
         result = leader => result,
         () = feed => Ok(()),
@@ -156,6 +158,7 @@ pub async fn run(
     options: &Options,
     objects: watch::Receiver<Arc<Objects>>,
     readiness: &Readiness,
+    metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let namespace = options.namespace.as_deref();
@@ -185,6 +188,7 @@ pub async fn run(
         let secrets = options.ca_secrets;
         let mut controller =
             Controller::new(client.clone(), &namespace, &instance, installation, secrets);
+        metrics.leader.set(1);
         // The lease first: once it is lost, nothing more is written.
         tokio::select! {
             biased;
@@ -193,6 +197,7 @@ pub async fn run(
             () = controller.follow(objects.clone(), readiness) => {}
         }
         drop(controller);
+        metrics.leader.set(0);
         readiness.clear(reconcile::PROBLEM);
     }
     lease.release().await;

@@ -15,7 +15,7 @@ use super::instance::Instance;
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::agent::{log_status, raise_fd_limit};
 use crate::identity::{DEFAULT_NAMESPACE, Keeper};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::pods::netns::NetnsThread;
 use crate::pods::{Enrolled, Pod, Ready, local_route};
 use crate::policy::{self, Installation, Snapshot};
@@ -57,7 +57,7 @@ async fn serve(options: &Options) -> Result<()> {
     // The instance is removed before its epoch ends: until then it counts as alive, and is left alone by others.
     let (epoch, mut maps, mut redirect, listeners, instance) = Instance::new(&options.pins)?;
     let thread = NetnsThread::start()?;
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let metrics = Arc::new(Metrics::new(Role::Agent, env!("CARGO_PKG_VERSION"))?);
     let mut publisher = Publisher::new(&maps, redirect.ids(), Arc::clone(&metrics));
     let (keeper, identities) = Keeper::manifests();
     let dialer = Dialer {

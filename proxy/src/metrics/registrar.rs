@@ -7,17 +7,29 @@ use prometheus::{
     Opts, Registry,
 };
 
-use super::Description;
+use super::{Description, Role};
 
 const PREFIX: &str = "nodetls";
 
-#[derive(Default)]
 pub(super) struct Registrar {
     pub(super) registry: Registry,
     pub(super) descriptions: Vec<Description>,
+    /// Whose metrics are made now.
+    pub(super) of: &'static [Role],
+    role: Role,
 }
 
 impl Registrar {
+    /// Registers the metrics of `role`; those of others are made, but not shown.
+    pub(super) fn new(role: Role) -> Self {
+        Self {
+            registry: Registry::default(),
+            descriptions: Vec::new(),
+            of: Role::ALL,
+            role,
+        }
+    }
+
     /// The usual `process_*` metrics (CPU, memory, file descriptors).
     pub(super) fn process(&self) -> Result<(), Error> {
         self.registry
@@ -71,9 +83,12 @@ impl Registrar {
         kind: &'static str,
         c: C,
     ) -> Result<C, Error> {
-        self.registry.register(Box::new(c.clone()))?;
+        if self.of.contains(&self.role) {
+            self.registry.register(Box::new(c.clone()))?;
+        }
         self.descriptions
             .extend(c.desc().into_iter().map(|desc| Description {
+                of: self.of,
                 name: desc.fq_name.clone(),
                 kind,
                 labels: desc.variable_labels.clone(),

@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::{
     Error, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
 
+use super::certificates::EarliestEnd;
 use super::lock;
 use super::registrar::Registrar;
+use crate::tls::Session;
+
+/// The labels of a target.
+pub(super) const SERVICE: [&str; 3] = ["service_namespace", "service", "port"];
 
 /// Seconds: from a resumed handshake within a node to a timeout.
 const HANDSHAKE_BUCKETS: [f64; 14] = [
@@ -29,17 +34,18 @@ pub(super) struct TargetFamilies {
     sent: IntCounterVec,
     passthrough: IntCounterVec,
     reused: IntCounterVec,
+    not_after: IntGaugeVec,
 }
 
 impl TargetFamilies {
     pub(super) fn new(all: &mut Registrar) -> Result<Self, Error> {
-        let service = ["service_namespace", "service", "port"];
+        let service = SERVICE;
         let with = |more: &[&'static str]| [&service, more].concat();
         Ok(Self {
             handshakes: all.counters(
                 "tls_handshakes_total",
-                "TLS handshakes with a Service's endpoints; result is ok or failed.",
-                &with(&["result", "version", "cipher"]),
+                "TLS handshakes with a Service's endpoints; result is ok or failed, and only ok has the other labels.",
+                &with(&["result", "version", "cipher", "group", "resumed"]),
             )?,
             failures: all.counters(
                 "connection_failures_total",
@@ -83,6 +89,12 @@ impl TargetFamilies {
                 "HTTP/1 client connections that went on a server connection which another client had left at rest.",
                 &service,
             )?,
+            not_after: all.gauges(
+                "backend_certificate_not_after_timestamp_seconds",
+                "When the first of the certificates expires that a Service's endpoints have shown in the last one or two \
+                 hours with handshakes, in Unix time; gone after a day without.",
+                &service,
+            )?,
         })
     }
 }
@@ -110,8 +122,10 @@ pub struct TargetMetrics {
 struct Resolved {
     failures: HashMap<&'static str, IntCounter>,
     passthrough: HashMap<&'static str, IntCounter>,
-    // By result, version, cipher.
-    handshakes: HashMap<[&'static str; 3], IntCounter>,
+    // None are those that failed.
+    handshakes: HashMap<Option<Session>, IntCounter>,
+    earliest: EarliestEnd,
+    not_after: Option<IntGauge>,
 }
 
 impl TargetMetrics {
@@ -145,25 +159,47 @@ impl TargetMetrics {
         }
     }
 
-    /// A handshake succeeded after `took`. `version` and `cipher` as rustls names them.
-    pub fn handshake_ok(&self, version: &'static str, cipher: &'static str, took: Duration) {
-        self.handshake(["ok", version, cipher], took);
+    /// A handshake succeeded after `took`.
+    pub fn handshake_ok(&self, session: Session, took: Duration) {
+        self.handshake_seconds.observe(took.as_secs_f64());
+        self.resolve(|resolved| {
+            let now = Instant::now();
+            resolved.earliest.touch(now);
+            if let Some(end) = session.not_after {
+                let new = || self.families.not_after.with_label_values(&self.labels);
+                let earliest = resolved.earliest.see(end, now);
+                resolved.not_after.get_or_insert_with(new).set(earliest);
+            }
+            let labels = Session {
+                not_after: None,
+                ..session
+            };
+            self.count(resolved, Some(labels));
+        });
     }
 
     /// A handshake failed after `took`. The reason goes to [`TargetMetrics::failed`].
     pub fn handshake_failed(&self, took: Duration) {
-        self.handshake(["failed", "", ""], took);
+        self.handshake_seconds.observe(took.as_secs_f64());
+        self.resolve(|resolved| self.count(resolved, None));
     }
 
-    fn handshake(&self, outcome: [&'static str; 3], took: Duration) {
-        self.handshake_seconds.observe(took.as_secs_f64());
+    fn count(&self, resolved: &mut Resolved, outcome: Option<Session>) {
+        let new = || {
+            let labels = self.with(&labels(outcome.as_ref()));
+            self.families.handshakes.with_label_values(&labels)
+        };
+        resolved.handshakes.entry(outcome).or_insert_with(new).inc();
+    }
+
+    /// Tells no longer when certificates end if there was no handshake for long.
+    pub(super) fn expire_certificates(&self) {
         self.resolve(|resolved| {
-            let new = || {
-                self.families
-                    .handshakes
-                    .with_label_values(&self.with(&outcome))
-            };
-            resolved.handshakes.entry(outcome).or_insert_with(new).inc();
+            if resolved.not_after.is_some() && resolved.earliest.is_stale(Instant::now()) {
+                resolved.not_after = None;
+                resolved.earliest = EarliestEnd::default();
+                let _ = self.families.not_after.remove_label_values(&self.labels);
+            }
         });
     }
 
@@ -211,7 +247,8 @@ impl TargetMetrics {
         let families = &self.families;
         // A series that was never there is no error here.
         for outcome in resolved.handshakes.keys() {
-            let _ = families.handshakes.remove_label_values(&self.with(outcome));
+            let labels = self.with(&labels(outcome.as_ref()));
+            let _ = families.handshakes.remove_label_values(&labels);
         }
         for reason in resolved.failures.keys() {
             let _ = families
@@ -225,6 +262,7 @@ impl TargetMetrics {
         }
         let _ = families.handshake_seconds.remove_label_values(&self.labels);
         let _ = families.open.remove_label_values(&self.labels);
+        let _ = families.not_after.remove_label_values(&self.labels);
         for counters in [
             &families.opened,
             &families.closed,
@@ -235,6 +273,20 @@ impl TargetMetrics {
             let _ = counters.remove_label_values(&self.labels);
         }
     }
+}
+
+/// The labels of a handshake that `session` is of; `None` is one that failed.
+fn labels(session: Option<&Session>) -> [&'static str; 5] {
+    session.map_or(["failed", "", "", "", ""], |session| {
+        let resumed = if session.resumed { "true" } else { "false" };
+        let Session {
+            version,
+            cipher_suite,
+            group,
+            ..
+        } = session;
+        ["ok", version, cipher_suite, group, resumed]
+    })
 }
 
 /// A client connection that counts as open. Dropping it counts it as closed.

@@ -68,9 +68,27 @@ impl Audited {
     }
 }
 
+/// Whose metrics they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `nodetls agent`.
+    Agent,
+    /// `nodetls controller`.
+    Controller,
+    /// `nodetls uninstall`, while it waits for its end.
+    Uninstall,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: &[Self] = &[Self::Agent, Self::Controller, Self::Uninstall];
+}
+
 /// A metric, for the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
+    /// Who has it.
+    pub of: &'static [Role],
     /// With prefix and unit.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.

@@ -165,6 +165,13 @@ impl Pods {
         names
     }
 
+    /// Those that are enrolled.
+    pub fn enrolled(&self) -> Arc<[Arc<Pod>]> {
+        let pods = self.enrolled.values();
+        pods.map(|(_, enrolled)| Arc::clone(&enrolled.pod))
+            .collect()
+    }
+
     /// Whether none is enrolled.
     pub fn is_empty(&self) -> bool {
         self.enrolled.is_empty()
@@ -241,10 +248,18 @@ impl Pods {
         }
     }
 
-    /// For asking about the sockets of each enrolled pod, by its name; of those that can still be entered.
-    pub(crate) async fn diags(&self) -> Vec<(String, Socket)> {
+    /// The cookies of those that are enrolled.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = u64> {
+        self.enrolled.values().map(|(_, pod)| pod.ready.cookie)
+    }
+
+    /// For asking about the sockets of enrolled pods, by their names: of those that are wanted, by cookie and name, and can
+    /// still be entered.
+    pub(crate) async fn diags(&self, wanted: impl Fn(u64, &str) -> bool) -> Vec<(String, Socket)> {
         let mut diags = Vec::new();
-        for (_, Enrolled { pod, .. }) in self.enrolled.values() {
+        let enrolled = self.enrolled.values();
+        let enrolled = enrolled.filter(|(_, one)| wanted(one.ready.cookie, &one.pod.name));
+        for (_, Enrolled { pod, .. }) in enrolled {
             match self.thread.run(&pod.netns, sock_diag::open).await {
                 Ok(diag) => diags.push((pod.name.clone(), diag)),
                 Err(error) => tracing::warn!(netns = pod.name, %error, "its sockets can't be told"),

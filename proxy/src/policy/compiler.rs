@@ -21,7 +21,7 @@ use super::{Compiled, Installation, Objects, Policy, conflict, opted_out, parall
 /// the same objects.
 #[derive(Default)]
 pub struct Compiler {
-    seen: Objects,
+    pub(super) seen: Objects,
     installation: Installation,
     authorities: Authorities,
     cluster_ips: ClusterIps,

@@ -4,6 +4,7 @@
 //! a mistake in a policy never means plaintext. Rules: GEP-1897 (BackendTLSPolicy) and GEP-713 (policy attachment).
 
 mod api;
+mod asked;
 mod attach;
 mod ca;
 mod ca_object;
@@ -33,7 +34,7 @@ pub use compiler::Compiler;
 pub(crate) use endpoints::{HEADLESS, SERVICE_NAME};
 pub use objects::{Installation, Objects};
 pub(crate) use options::CLIENT_CERTIFICATE;
-pub use options::{ClientTls, Options, Pin, TlsVersion, ValidationMode};
+pub use options::{AccessLog, ClientTls, Options, Pin, TlsVersion, ValidationMode};
 pub(crate) use service::{addresses, is_special};
 pub use snapshot::{
     CaBundle, ObjectName, Origination, Refusal, Snapshot, SubjectAltName, Target, Upstream,

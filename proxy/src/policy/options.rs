@@ -5,6 +5,7 @@
 mod docs;
 mod values;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustls::{CipherSuite, NamedGroup};
@@ -44,8 +45,8 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// HTTP/1 clients do not share connections to the server.
     pub unpooled: bool,
-    /// Connections that end well leave no line in the log.
-    pub quiet: bool,
+    /// Which connections that end well leave a line in the log.
+    pub access_log: AccessLog,
     /// What of the server's certificate is verified.
     pub validation_mode: ValidationMode,
     /// Fingerprints of which the server's certificate must have one; empty: any.
@@ -73,6 +74,18 @@ pub enum ClientTls {
     PassThrough,
     /// They go into ours, as the API's text has it (GEP-1897: TLS is originated whatever the traffic is).
     Wrap,
+}
+
+/// Which connections that end well leave a line in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Each.
+    #[default]
+    On,
+    /// One of so many.
+    OneIn(NonZeroU32),
+    /// None.
+    Off,
 }
 
 /// What of the server's certificate is verified (GEP-4152). All but the first need the installation's consent.

@@ -14,6 +14,7 @@ use super::framing::Framing;
 use super::http1::is_pooled;
 use super::opening::{Opening, complete, read_first};
 use super::plain::Plain;
+use super::registry::Registered;
 use super::relay::{End, Relay, Tally, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::rewrite::{Client, rewrite};
@@ -43,7 +44,7 @@ pub(super) async fn serve(
         proxy.metrics.unknown_targets.inc();
         return;
     };
-    let mut connection = Connection::new(&pod, &route, client_addr);
+    let mut connection = Connection::new(&proxy, &pod, &route, client_addr);
     // Boxed: its future is large, and the accept loop's task should not carry it.
     let work = Box::pin(connection.run(&proxy, &pod, client));
     let ended = tokio::select! {
@@ -62,21 +63,30 @@ pub(super) struct Connection {
     access: Access,
     pub(super) sent: Tally,
     pub(super) received: Tally,
+    registered: Registered,
     _open: OpenConnection,
 }
 
 impl Connection {
-    fn new(pod: &Pod, route: &Arc<Route>, ClientAddr(client): ClientAddr) -> Self {
+    fn new(
+        proxy: &Proxy,
+        pod: &Arc<Pod>,
+        route: &Arc<Route>,
+        ClientAddr(client): ClientAddr,
+    ) -> Self {
         let (target, metrics) = (&route.target, &route.metrics);
         let mut access = Access::new(client);
         access.netns = Some(pod.name.clone());
         access.service = Some((target.service.clone(), target.port));
         access.policy = Some(target.policy.clone());
         access.sni = target.plan.as_ref().ok().map(|plan| plan.hostname.clone());
+        let sent = Tally::new(metrics.sent_bytes.clone());
+        let received = Tally::new(metrics.received_bytes.clone());
         Self {
             access,
-            sent: Tally::new(metrics.sent_bytes.clone()),
-            received: Tally::new(metrics.received_bytes.clone()),
+            registered: proxy.registry.enter(client, pod, route, [&sent, &received]),
+            sent,
+            received,
             route: Arc::clone(route),
             _open: metrics.open(),
         }
@@ -100,7 +110,9 @@ impl Connection {
             None => reading.await,
         }?;
         let protocol = opening.protocol;
-        self.access.protocol = Some(protocol.unwrap_or(Protocol::Other).as_str());
+        let spoken = protocol.unwrap_or(Protocol::Other).as_str();
+        self.access.protocol = Some(spoken);
+        self.registered.note(|known| known.protocol = Some(spoken));
         let opening = match complete(&mut client, opening).await {
             Ok(opening) => opening,
             Err((failure, answer)) => {
@@ -161,7 +173,12 @@ impl Connection {
         let session = Session::of(stream);
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
+        self.access.group = Some(session.group);
         self.access.resumed = Some(session.resumed);
+        let endpoint = self.access.upstream;
+        self.registered.note(|known| {
+            (known.endpoint, known.session) = (endpoint, Some(session));
+        });
     }
 
     /// Both connections if they are not ended yet, since the server has answered all that was asked; `followed` are the
@@ -242,6 +259,8 @@ impl Connection {
     ) -> Result<(), Failure> {
         abort_by_default(&stream);
         self.access.upstream = stream.peer_addr().ok();
+        let endpoint = self.access.upstream;
+        self.registered.note(|known| known.endpoint = endpoint);
         let idle_timeout = self.route.options().idle_timeout;
         let relay = Relay {
             sent: &self.sent,
@@ -277,11 +296,17 @@ impl Connection {
         self.access.sent_bytes = self.sent.bytes();
         self.access.received_bytes = self.received.bytes();
         match ended {
-            Ok(()) if self.route.options().quiet => self.access.leave_out(),
-            Ok(()) => self.access.succeed(),
+            Ok(()) if self.route.wants_line() => self.access.succeed(),
+            Ok(()) => self.access.leave_out(),
             Err(failure) => {
                 self.route.record_failure(&failure);
-                self.access.fail(failure.reason.as_str(), failure);
+                match self.route.failures_logged.take() {
+                    Some(left_out) => {
+                        self.access.left_out = left_out;
+                        self.access.fail(failure.reason.as_str(), failure);
+                    }
+                    None => self.access.leave_out(),
+                }
             }
         }
     }

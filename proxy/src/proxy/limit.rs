@@ -88,12 +88,55 @@ impl Occasional {
     }
 }
 
+/// Lines of one kind that a second may have.
+const LINES: u32 = 10;
+
+/// Lets no more than 10 of a kind through in a second.
+#[derive(Debug, Default)]
+pub(super) struct Throttle(Mutex<Second>);
+
+#[derive(Debug, Default)]
+struct Second {
+    start: Option<Instant>,
+    lines: u32,
+    /// Since the last that was let through.
+    left_out: u64,
+}
+
+impl Throttle {
+    /// Whether one more may pass; then how many did not since the last that did.
+    pub(super) fn take(&self) -> Option<u64> {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = |start: Instant| start.elapsed() < Duration::from_secs(1);
+        if !now.start.is_some_and(within) {
+            now.start = Some(Instant::now());
+            now.lines = 0;
+        }
+        if now.lines == LINES {
+            now.left_out += 1;
+            return None;
+        }
+        now.lines += 1;
+        Some(std::mem::take(&mut now.left_out))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn a_flood_of_lines_is_cut_short_and_counted() {
+        let throttle = Throttle::default();
+        let passed = (0..100).filter_map(|_| throttle.take()).count();
+        assert!((10..100).contains(&passed), "{passed}");
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(throttle.take(), Some(100 - passed as u64));
+        assert_eq!(throttle.take(), Some(0));
+    }
 
     #[test]
     fn a_place_is_free_again_when_its_connection_ends_and_the_log_is_not_flooded() {

@@ -12,6 +12,7 @@ mod names;
 mod opening;
 mod plain;
 mod pool;
+mod registry;
 mod relay;
 mod respond;
 mod rewrite;
@@ -33,8 +34,10 @@ pub use self::decide::Protocol;
 use self::limit::{Limit, Occasional, Scarce};
 pub use self::names::Names;
 use self::pool::Pool;
+use self::registry::Registry;
+pub use self::registry::{Known, Seen};
 use self::respond::abort_by_default;
-pub use self::route::{Failing, Route, Routes};
+pub use self::route::{Failing, Lately, Route, Routes};
 use self::upstream::prepare;
 pub use self::upstream::{Dialer, probe};
 use crate::addr::ClientAddr;
@@ -63,6 +66,7 @@ pub struct Proxy {
     pool: Arc<Pool>,
     connections: Limit,
     scarce: Scarce,
+    registry: Arc<Registry>,
 }
 
 /// How much may be open at a time; more is reset.
@@ -115,7 +119,13 @@ impl Proxy {
             pool,
             connections: Limit::new(scarce.connections()),
             scarce,
+            registry: Arc::default(),
         }
+    }
+
+    /// The connections that are open now, in no order.
+    pub fn open(&self) -> Vec<Seen> {
+        self.registry.look()
     }
 
     async fn accept(self: Arc<Self>, pod: Arc<Pod>, listener: TcpListener, limit: Arc<Limit>) {

@@ -3,17 +3,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use nodetls_ebpf::IdRange;
 
+use super::limit::Throttle;
 use super::names::Names;
 use crate::addr::{OriginalDst, UpstreamAddr};
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::metrics::TargetMetrics;
-use crate::policy::{ObjectName, Options, Target, Upstream};
+use crate::policy::{AccessLog, ObjectName, Options, Target, Upstream};
 use crate::tls::{ServerStream, Session, TlsClient};
 
 /// A published target.
@@ -28,9 +29,22 @@ pub struct Route {
     pub tls: Result<Arc<TlsClient>, Failure>,
     /// Its metrics.
     pub metrics: Arc<TargetMetrics>,
+    /// Its lines in the log of connections that failed.
+    pub(super) failures_logged: Throttle,
+    succeeded: AtomicU32,
     next_endpoint: AtomicUsize,
-    /// Why the last handshake failed.
-    failing: Mutex<Option<Failure>>,
+    lately: Mutex<Lately>,
+}
+
+/// What came of a route's connections so far.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    /// Why the last handshake failed, if it did.
+    pub failing: Option<Failure>,
+    /// When a handshake last succeeded, and what it negotiated.
+    pub handshake: Option<(SystemTime, Session)>,
+    /// When a connection last failed by no fault of the client's or ours, and why.
+    pub failure: Option<(SystemTime, Failure)>,
 }
 
 /// A port of a Service with which the last TLS handshake failed.
@@ -70,8 +84,10 @@ impl Route {
             target,
             tls,
             metrics,
+            failures_logged: Throttle::default(),
+            succeeded: AtomicU32::new(0),
             next_endpoint: AtomicUsize::new(0),
-            failing: Mutex::default(),
+            lately: Mutex::default(),
         }
     }
 
@@ -81,6 +97,18 @@ impl Route {
         match &self.target.plan {
             Ok(origination) => &origination.options,
             Err(_) => &NONE,
+        }
+    }
+
+    /// Whether a connection that has ended well leaves a line in the log. To be asked once for each.
+    pub(super) fn wants_line(&self) -> bool {
+        match self.options().access_log {
+            AccessLog::On => true,
+            AccessLog::Off => false,
+            AccessLog::OneIn(number) => {
+                let before = self.succeeded.fetch_add(1, Ordering::Relaxed);
+                before.is_multiple_of(number.get())
+            }
         }
     }
 
@@ -116,26 +144,34 @@ impl Route {
         addresses
     }
 
-    /// Counts a connection that failed, and remembers why if it was the TLS handshake.
+    /// Counts a connection that failed, and remembers why.
     pub fn record_failure(&self, failure: &Failure) {
         self.metrics.failed(failure.reason.as_str());
         self.show_failure(failure);
     }
 
-    /// Remembers a failure if it was the TLS handshake.
+    /// Remembers a failure; if it was the TLS handshake, as one that goes on.
     pub(super) fn show_failure(&self, failure: &Failure) {
+        let mut lately = self.lock();
+        if !matches!(failure.reason, Reason::ClientGone | Reason::ShutDown) {
+            lately.failure = Some((SystemTime::now(), failure.clone()));
+        }
         if failure.reason.is_of_handshake() {
-            self.set_failing(Some(failure.clone()));
+            lately.failing = Some(failure.clone());
         }
     }
 
-    fn set_failing(&self, failing: Option<Failure>) {
-        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
+    /// What came of its connections so far.
+    pub fn lately(&self) -> Lately {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lately> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failing(&self) -> Option<Failing> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = failing.clone()?;
+        let failure = self.lock().failing.clone()?;
         Some(Failing {
             service: self.target.service.clone(),
             port: self.target.port,
@@ -149,9 +185,10 @@ impl Route {
     pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
         match stream.map(Session::of) {
             Some(session) => {
-                self.metrics
-                    .handshake_ok(session.version, session.cipher_suite, duration);
-                self.set_failing(None);
+                self.metrics.handshake_ok(session, duration);
+                let mut lately = self.lock();
+                lately.failing = None;
+                lately.handshake = Some((SystemTime::now(), session));
             }
             None => self.metrics.handshake_failed(duration),
         }

@@ -25,7 +25,7 @@ const NETNS_DIR: &str = "/run/netns";
 ///
 /// # Errors
 /// When the pins may not be read.
-pub(super) fn kernel(base: &Path) -> Result<(Status, Option<EbpfView>)> {
+pub(crate) fn kernel(base: &Path) -> Result<(Status, Option<EbpfView>)> {
     let mut status = Status {
         pins: base.to_owned(),
         ..Status::default()
@@ -147,7 +147,7 @@ fn netns(pins: &Path, pods: &BTreeMap<u64, u32>) -> io::Result<Vec<Netns>> {
     });
     let linked: BTreeMap<u64, PathBuf> = linked.collect();
     let cookies: BTreeSet<u64> = pods.keys().chain(linked.keys()).copied().collect();
-    let names = names();
+    let names = netns_names();
     let row = |cookie: u64| {
         let pin = linked.get(&cookie).map(|path| path.join("link"));
         let link = pin.map(|pin| pinned_link(&pin, "netns_ino")).transpose()?;
@@ -171,7 +171,7 @@ fn netns(pins: &Path, pods: &BTreeMap<u64, u32>) -> io::Result<Vec<Netns>> {
 }
 
 /// Inode → name of the named netns.
-fn names() -> BTreeMap<u64, String> {
+pub(crate) fn netns_names() -> BTreeMap<u64, String> {
     let entries = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten();
     let names = entries
         .filter_map(|entry| Some((inode(&entry.path())?, entry.file_name().into_string().ok()?)));

@@ -1,23 +1,52 @@
 //! The agent's half: what it knows of itself, and the page `/status`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::gather::kernel;
 use super::problems;
 use super::report::{Answer, Audit, Ca, Connections, EarlierConnection, Target, TargetState};
+use crate::ask::Unanswerable;
 use crate::metrics::{Audited, Metrics};
-use crate::policy::{self, CaBundle, PolicyStatus, Snapshot, SubjectAltName, Upstream};
-use crate::proxy::Failing;
+use crate::pods::Pod;
+use crate::pods::decide::Rules;
+use crate::policy::{
+    self, AncestorStatus, CaBundle, Compiler, Condition, PolicyStatus, Snapshot, SubjectAltName,
+    Upstream,
+};
+use crate::proxy::{Failing, Proxy};
 use crate::readiness::Readiness;
+use crate::source::kube::Pods;
 use crate::tls::describe::{LISTED, subject};
 
 /// What the agent knows of itself. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Live(Arc<Mutex<Facts>>);
+#[derive(Clone, Default)]
+pub struct Live {
+    facts: Arc<Mutex<Facts>>,
+    parts: Arc<OnceLock<Parts>>,
+}
+
+/// What of the agent itself is looked at, once it has come that far.
+pub(crate) struct Parts {
+    /// It alone knows Services that nobody targets.
+    pub(crate) compiler: Arc<Mutex<Compiler>>,
+    pub(crate) proxy: Arc<Proxy>,
+    /// None without a cluster.
+    pub(crate) cluster: Option<NodePods>,
+}
+
+/// The pods of the node as the API server tells of them, and what is decided of each.
+pub(crate) struct NodePods {
+    pub(crate) node: String,
+    pub(crate) infos: watch::Receiver<Arc<Pods>>,
+    pub(crate) rules: Rules,
+}
 
 /// Cheap to clone: a look takes no longer than that.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +55,10 @@ pub(crate) struct Facts {
     pub(crate) epoch: u64,
     /// Names by cookie.
     pub(crate) netns: BTreeMap<u64, String>,
+    /// Those whose connects come to us.
+    pub(crate) pods: Arc<[Arc<Pod>]>,
+    /// Why others are not enrolled, by name.
+    pub(crate) not_enrolled: Arc<BTreeMap<String, String>>,
     /// What is in force.
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) policies: Arc<[Arc<PolicyStatus>]>,
@@ -45,12 +78,41 @@ pub(crate) struct Facts {
 
 impl Live {
     pub(crate) fn update(&self, change: impl FnOnce(&mut Facts)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn facts(&self) -> Facts {
-        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn facts(&self) -> Facts {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.clone()
+    }
+
+    /// The page `/policies`: what became of each, as JSON.
+    ///
+    /// # Errors
+    /// None that can be thought of.
+    pub(crate) fn policies(&self) -> Result<String> {
+        let facts = self.facts();
+        let all: Vec<_> = facts.policies.iter().map(|one| policy(one)).collect();
+        Ok(serde_json::to_string_pretty(&all)? + "\n")
+    }
+
+    /// To be called once.
+    pub(crate) fn set_parts(&self, parts: Parts) {
+        let first = self.parts.set(parts).is_ok();
+        debug_assert!(first);
+    }
+
+    /// # Errors
+    /// It is too early.
+    pub(crate) fn parts(&self) -> Result<&Parts, Unanswerable> {
+        let early = || Unanswerable("the agent is starting: ask again when it is ready".to_owned());
+        self.parts.get().ok_or_else(early)
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
     }
 }
 
@@ -91,6 +153,28 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     status.problems.extend(found.into_iter().flatten());
     status.healthy = status.problems.is_empty();
     Ok(serde_json::to_string_pretty(&status)? + "\n")
+}
+
+fn policy(status: &PolicyStatus) -> Value {
+    let condition = |condition: &Condition| json!({"status": condition.status, "reason": condition.reason.as_str(), "message": condition.message});
+    let ancestor = |ancestor: &AncestorStatus| {
+        json!({
+            "service": ancestor.service,
+            "sectionName": ancestor.section_name,
+            "accepted": condition(&ancestor.accepted),
+            "resolvedRefs": ancestor.resolved_refs.as_ref().map(condition),
+            "refusedAddresses": ancestor.refused_addresses,
+            "warnings": ancestor.warnings,
+        })
+    };
+    json!({
+        "policy": status.policy.to_string(),
+        "generation": status.generation,
+        "optedOut": status.opted_out,
+        "problems": status.problems,
+        "warnings": status.warnings,
+        "targets": status.ancestors.iter().map(ancestor).collect::<Vec<_>>(),
+    })
 }
 
 /// Open connections by Service (`namespace/name`) and port.
@@ -191,7 +275,7 @@ fn audit(found: &Audited) -> Audit {
     }
 }
 
-fn alt_name(name: &SubjectAltName) -> String {
+pub(crate) fn alt_name(name: &SubjectAltName) -> String {
     match name {
         SubjectAltName::Hostname(name) | SubjectAltName::Uri(name) => name.clone(),
     }

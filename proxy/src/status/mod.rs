@@ -1,6 +1,5 @@
 //! `nodetls status`: this node at a glance, from the agent, or from the pins alone when none answers.
 
-mod fetch;
 mod gather;
 mod live;
 mod problems;
@@ -9,20 +8,23 @@ mod report;
 mod tests;
 mod text;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+pub(crate) use gather::{kernel, netns_names};
 pub use live::Live;
-pub(crate) use live::page;
+pub(crate) use live::{Facts, NodePods, Parts, alt_name, page};
 pub use report::{
     Agent, AgentState, Answer, Ca, Connections, Connects, EarlierConnection, Exec, ExecState,
     Netns, NetnsState, Problem, Program, Status, Target, TargetState,
 };
+
+use crate::ask::{Query, ask};
+use crate::cli::{Admin, Output};
 
 /// Shows this node: programs, agents, network namespaces, targets, connections, and what is wrong, with the cure.
 ///
@@ -38,8 +40,8 @@ pub use report::{
 #[command(verbatim_doc_comment)]
 pub struct Options {
     /// Where the agent answers
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15020")]
-    pub admin: SocketAddr,
+    #[command(flatten)]
+    pub admin: Admin,
     /// Directory of pins, which is looked at when no agent answers; one that does tells of its own
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/nodetls")]
     pub pins: PathBuf,
@@ -48,38 +50,29 @@ pub struct Options {
     pub output: Output,
 }
 
-/// How the result looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// Tables, then problems
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
-}
-
 /// Prints the state to standard output, and gives the exit code: 1 if there is a problem.
 ///
 /// # Errors
 /// When no agent answers and the pins can't be read, or standard output can't be written.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let status = match fetch::fetch(options.admin) {
-        Ok(status) => status,
-        Err(error) => from_pins(&options.pins, options.admin, &error)?,
-    };
-    let text = match options.output {
-        Output::Text => text::render(&status),
-        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
-    };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("standard output")?;
+    let status = report(options.admin.address, &options.pins)?;
+    options.output.print(&status, text::render)?;
     Ok(if status.healthy {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What the agent tells, or without one the pins.
+///
+/// # Errors
+/// No agent answers and the pins can't be read.
+pub(crate) fn report(admin: SocketAddr, pins: &Path) -> Result<Status> {
+    match ask(admin, &Query::new("/status")) {
+        Ok(status) => Ok(status),
+        Err(error) => from_pins(pins, admin, &error),
+    }
 }
 
 /// What can be told without the agent, which did not answer because of `error`.

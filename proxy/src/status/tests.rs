@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::gather::judge_agents;
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::policy::{CaName, ObjectName, Objects, compile};
 use crate::readiness::Readiness;
 
@@ -349,7 +349,8 @@ fn the_page_tells_what_the_agent_knows() {
             facts.policies = compiled.statuses.into();
         });
     };
-    let (metrics, readiness) = (Metrics::new("1.2.3").unwrap(), Readiness::default());
+    let metrics = Metrics::new(Role::Agent, "1.2.3").unwrap();
+    let readiness = Readiness::default();
     let web = metrics.target("default", "web", 443);
     let _open = web.open();
     web.failed("expired");

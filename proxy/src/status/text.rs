@@ -6,6 +6,7 @@ use super::report::{
     Agent, AgentState, Audit, Connections, Connects, EarlierConnection, Exec, ExecState, Netns,
     NetnsState, Program, Status, Target, TargetState,
 };
+use crate::cli::or_dash;
 use crate::failure::Reason;
 use crate::table::{aligned, line, widths};
 
@@ -267,10 +268,6 @@ fn exec(exec: &Exec) -> [String; 5] {
         or_dash(exec.command.as_ref()),
         or_dash(cgroup.map(|path| path.display())),
     ]
-}
-
-fn or_dash(value: Option<impl Display>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 /// The first few, with commas.

@@ -67,6 +67,11 @@ pub(crate) fn date(seconds: i64) -> String {
     )
 }
 
+/// When a certificate expires, in Unix time (seconds).
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    Some(parse(certificate)?.validity().not_after.timestamp())
+}
+
 /// Reads a certificate leniently: the verifier has its own, strict reader.
 pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

@@ -1,6 +1,7 @@
 //! TLS to the server: a client configuration per policy, the certificate verifier, session resumption, and why a
 //! handshake or a stream failed.
 
+pub mod certificate;
 mod client;
 mod client_certificate;
 mod control;
@@ -10,6 +11,7 @@ mod handshake;
 mod identity;
 mod observed;
 mod outgoing;
+pub(crate) mod presented;
 mod records;
 mod session;
 mod session_store;
@@ -24,6 +26,7 @@ pub use client::{Alpn, TlsClient, TlsClients};
 pub use client_certificate::ClientCertificate;
 pub use error::{Stage, failure_from_io, failure_of_stream};
 pub use session::{Session, cipher_suite_name};
+pub(crate) use session::{default_groups, is_fips};
 pub use stream::TlsStream;
 pub use system::{SystemRoots, system_roots};
 

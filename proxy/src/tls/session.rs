@@ -2,9 +2,11 @@
 
 use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 
+use super::client::PROVIDER;
+use super::describe::not_after;
 use super::stream::TlsStream;
 
-/// What was negotiated, in labels of bounded number for log and metrics. `none` where nothing was.
+/// What was negotiated; texts are labels of bounded number for log and metrics, `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
     /// `TLSv1.2` or `TLSv1.3`.
@@ -17,6 +19,8 @@ pub struct Session {
     pub alpn: &'static str,
     /// Whether an earlier session was resumed, so that no certificate was sent.
     pub resumed: bool,
+    /// When the certificate expires that was sent, in Unix time (seconds).
+    pub not_after: Option<i64>,
 }
 
 impl Session {
@@ -27,6 +31,8 @@ impl Session {
 
     /// The same when the handshake is complete.
     pub(super) fn negotiated(connection: &CommonState) -> Self {
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let sent = connection.peer_certificates().filter(|_| !resumed);
         Self {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -45,9 +51,21 @@ impl Session {
                 Some(b"http/1.1") => "http/1.1",
                 _ => "none",
             },
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
+            not_after: sent.and_then(|sent| not_after(sent.first()?)),
         }
     }
+}
+
+/// Whether the cryptography is of a module validated by FIPS 140.
+pub(crate) fn is_fips() -> bool {
+    PROVIDER.fips()
+}
+
+/// The key-exchange groups that are offered where no policy says otherwise, in order of preference.
+pub(crate) fn default_groups() -> Vec<&'static str> {
+    let groups = PROVIDER.kx_groups.iter();
+    groups.filter_map(|group| group.name().as_str()).collect()
 }
 
 /// Its IANA name: rustls says `TLS13_…` where IANA says `TLS_…`.

@@ -15,7 +15,7 @@ use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureSchem
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::identity::{Identity, server_name};
-use super::{describe, v1};
+use super::{describe, presented, v1};
 use crate::digest::{hex, sha256};
 use crate::failure::{Failure, Reason};
 use crate::policy::{Origination, Pin, ValidationMode};
@@ -218,6 +218,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        presented::note(end_entity, intermediates);
         match self.verify(end_entity, intermediates, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(failure) => Err(CertificateError::Other(OtherError(Arc::new(failure))).into()),

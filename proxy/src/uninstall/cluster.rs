@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Pod};
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
 };
@@ -15,8 +16,8 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::controller::remove_statuses;
-use crate::source::kube::connect;
+use crate::controller::{LEASE, remove_statuses};
+use crate::source::kube::{MIRROR_LABEL, connect};
 
 /// How every object of the manifests is labelled.
 const OURS: &str = "app.kubernetes.io/part-of=nodetls";
@@ -26,11 +27,16 @@ const POLL: Duration = Duration::from_millis(500);
 /// Between two lines that say what is waited for.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Removes nodetls from the cluster. `patience` is how long nodes may take.
+/// Removes nodetls from the cluster. `patience` is how long nodes may take. With `keep_objects` those that were installed
+/// stay, for what installed them to remove.
 ///
 /// # Errors
 /// What could not be done, and the cure; what was done by then stays done, and it can be tried again.
-pub(super) async fn run(namespace: Option<&str>, patience: Duration) -> Result<()> {
+pub(super) async fn run(
+    namespace: Option<&str>,
+    patience: Duration,
+    keep_objects: bool,
+) -> Result<()> {
     let (client, namespace) = connect(namespace).await?;
     let cluster = Cluster { client, namespace };
     cluster.end_controller(patience).await?;
@@ -39,6 +45,9 @@ pub(super) async fn run(namespace: Option<&str>, patience: Duration) -> Result<(
         Err(error) => bail!("the policies' statuses can't be cleaned: {error}"),
     }
     cluster.clean_nodes(patience).await?;
+    if keep_objects {
+        return cluster.remove_the_controllers_objects().await;
+    }
     cluster.remove_objects().await
 }
 
@@ -122,6 +131,22 @@ impl Cluster {
             nodes.insert("(pods that are not there yet)".to_owned());
         }
         Ok(nodes)
+    }
+
+    /// What nobody has installed: the mirrors of CA certificates, and the leader's Lease.
+    async fn remove_the_controllers_objects(&self) -> Result<()> {
+        let (delete, namespace) = (DeleteParams::default(), &self.namespace);
+        let mirrors: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let list = ListParams::default().labels(&format!("{MIRROR_LABEL}=true"));
+        let deleted = mirrors.delete_collection(&delete, &list).await;
+        deleted.context("the mirrors of CA certificates can't be deleted")?;
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
+        match leases.delete(LEASE, &delete).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.with_context(|| format!("Lease {LEASE} can't be deleted"))?),
+        }
+        println!("every node is clean; what was installed can be deleted");
+        Ok(())
     }
 
     /// All objects; our own rights go with the Namespace, which is the last.

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::access_log::{LogFormat, LogTo, init_logging};
 use crate::admin::{self, AdminState};
 use crate::agent::seconds;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::readiness::Readiness;
 use crate::signals::Signals;
 
@@ -53,6 +53,9 @@ pub struct Options {
     /// With --cluster: namespace of nodetls itself [default: the one of the pod or kubeconfig]
     #[arg(long, value_name = "NAME", requires = "cluster")]
     pub namespace: Option<String>,
+    /// With --cluster: leave the objects that were installed to what installed them, such as Helm
+    #[arg(long, requires = "cluster")]
+    pub keep_objects: bool,
     /// With --cluster: seconds that the nodes may take
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub timeout: Duration,
@@ -69,7 +72,8 @@ pub fn run(options: &Options) -> Result<()> {
         .build()?;
     if options.cluster {
         let namespace = options.namespace.as_deref();
-        return runtime.block_on(cluster::run(namespace, options.timeout));
+        let uninstalling = cluster::run(namespace, options.timeout, options.keep_objects);
+        return runtime.block_on(uninstalling);
     }
     match options.serve {
         None => remove(&options.pins, &options.cache, options.boot_guard.as_deref()),
@@ -82,7 +86,7 @@ async fn serve(options: &Options, address: SocketAddr) -> Result<()> {
     let readiness = Readiness::default();
     let removing = readiness.task("what is pinned on this node removed");
     let admin = AdminState {
-        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?),
+        metrics: Arc::new(Metrics::new(Role::Uninstall, env!("CARGO_PKG_VERSION"))?),
         readiness: readiness.clone(),
         live: None,
     };

@@ -6,6 +6,7 @@ mod curl;
 pub mod document;
 pub mod envoy_gateway;
 pub mod nodetls;
+mod plugin;
 mod steps;
 
 use std::io::Write as _;
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
 pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
+
+/// Helm, likewise.
+pub const HELM: &str = "/var/lib/nodetls-cluster/helm";
 
 pub use backend::{ASK, client, script};
 pub use curl::Answer;

@@ -111,8 +111,13 @@ impl Rig {
     /// An HTTP/1 client that gets the generic answer, and no more.
     #[track_caller]
     pub(crate) fn refused(&self, port: u16, reason: Reason, words: &[&str]) {
+        let service = format!("tls-backend:{port}");
+        let lines = |world: &World| world.log().matches(&service).count();
+        let before = lines(&self.world);
         let answer = self.world.curl(&["-i", &url(port)]);
         assert_eq!(answer, ANSWER, "{reason}");
+        // The line comes after the answer.
+        self.world.wait(&service, |world| lines(world) > before);
         self.logged(port, reason, words);
     }
 

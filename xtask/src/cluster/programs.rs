@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use super::sources;
 use crate::{interrupt, oci, sh};
 
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "./coredns",
     "./kubernetes",
     "./pause",
     "github.com/containerd/containerd/v2/cmd/containerd",
     "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
     "github.com/containerd/containerd/v2/cmd/ctr",
+    "helm.sh/helm/v3/cmd/helm",
 ];
 /// What the key of the cache covers, besides the platform.
 const SOURCES: [&str; 6] = [
@@ -85,7 +86,9 @@ fn key(module: &Path, files: &[&str]) -> Result<String> {
 }
 
 fn build(output: &Path) -> Result<()> {
-    println!("   building Kubernetes, containerd and CoreDNS: about 10 minutes on two cores, once");
+    println!(
+        "   building Kubernetes, containerd, CoreDNS and Helm: about 10 minutes on two cores, once"
+    );
     let go = |args| go(&sources(), args);
     let version = sh::output(&mut go("list -m -f {{.Version}} k8s.io/kubernetes"))?;
     compile(&sources(), &PACKAGES, &linker_flags(version.trim()), output)?;

@@ -65,7 +65,9 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
     for node in &NODES {
         daemons.start(node, "containerd")?;
     }
-    write_kubectl(programs)?;
+    let kubernetes = programs.join("kubernetes");
+    write_client("kubectl", &format!("{} kubectl", kubernetes.display()))?;
+    write_client("helm", &programs.join("helm").display().to_string())?;
     let containerd = Containerd(programs);
     daemons.wait("containerd ready", PATIENCE, || containerd.answers())?;
     let archives: Vec<_> = fs::read_dir(&images)?.collect::<Result<_, _>>()?;
@@ -109,15 +111,15 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
     Ok(())
 }
 
-fn write_kubectl(programs: &Path) -> Result<()> {
+/// A script that runs a client of the API server, which only the nodes' network reaches, as the cluster's administrator.
+fn write_client(name: &str, program: &str) -> Result<()> {
     let holder = cgroups::unified()?
         .join(FIRST.name)
         .join("holder/cgroup.procs");
-    let kubectl = format!(
-        "#!/bin/sh\n# kubectl, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
-         exec nsenter --target \"$(cat {})\" --net -- {} kubectl --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
+    let script = format!(
+        "#!/bin/sh\n# {name}, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
+         exec nsenter --target \"$(cat {})\" --net -- {program} --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
         holder.display(),
-        programs.join("kubernetes").display()
     );
-    node::executable(&Path::new(STATE).join("kubectl"), &kubectl)
+    node::executable(&Path::new(STATE).join(name), &script)
 }

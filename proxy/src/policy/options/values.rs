@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS};
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 
-use super::{ClientTls, Entry, Pin, TlsVersion, ValidationMode};
+use super::{AccessLog, ClientTls, Entry, Pin, TlsVersion, ValidationMode};
 use crate::policy::rules;
 use crate::tls::cipher_suite_name;
 
@@ -127,11 +127,12 @@ pub(super) const TABLE: &[Entry] = &[
     },
     Entry {
         key: "access-log",
-        values: on_or_off,
+        values: || "on, off, or 1/N such as 1/100".to_owned(),
         default: "on",
-        meaning: "Off: connections that end well leave no line in the log. Those that fail always do.",
+        meaning: "Which connections that end well leave a [line in the log](access-log.md): each, none, or one in N. \
+                  Those that fail do so in any case.",
         read: |value, options| {
-            options.quiet = !on(value)?;
+            options.access_log = access_log(value)?;
             Ok(())
         },
     },
@@ -189,6 +190,15 @@ fn on(value: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err(UNKNOWN.to_owned()),
     }
+}
+
+fn access_log(value: &str) -> Result<AccessLog, String> {
+    let Some(number) = value.strip_prefix("1/") else {
+        let on = on(value)?;
+        return Ok(if on { AccessLog::On } else { AccessLog::Off });
+    };
+    let number = number.parse().map_err(|_| UNKNOWN)?;
+    Ok(AccessLog::OneIn(number))
 }
 
 fn yes_or_no() -> String {

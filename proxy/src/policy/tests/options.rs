@@ -1,5 +1,6 @@
 //! `spec.options`.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustls::{CipherSuite, NamedGroup};
@@ -80,13 +81,15 @@ fn all_options_are_read() {
         connect_timeout: Some(Duration::from_secs(90)),
         handshake_timeout: Some(Duration::from_millis(500)),
         idle_timeout: Some(Duration::from_secs(86_400)),
-        quiet: true,
+        access_log: AccessLog::Off,
         validation_mode: ValidationMode::InsecureAllowExpired,
         pins: vec![Pin::Certificate(sum), Pin::PublicKey([0; 32])],
         ..Options::default()
     };
     assert_eq!(options, expected);
     assert_eq!(read(&[("alpn", "none")]).alpn, Some(Vec::new()));
+    let sampled = AccessLog::OneIn(NonZeroU32::new(100).unwrap());
+    assert_eq!(read(&[("access-log", "1/100")]).access_log, sampled);
 }
 
 #[test]
@@ -138,7 +141,8 @@ fn a_value_that_can_t_be_is_refused_with_those_that_can() {
         ("handshake-timeout", "-1s", "is no duration"),
         ("idle-timeout", "0s", "is not between 1ms and 24h"),
         ("idle-timeout", "25h", "is not between 1ms and 24h"),
-        ("access-log", "true", "write on or off"),
+        ("access-log", "true", "write on, off, or 1/N"),
+        ("access-log", "1/0", "is no value"),
         (
             "validation-mode",
             "standard",

@@ -162,7 +162,7 @@ fn is_not_served(error: &kube::Error) -> bool {
 }
 
 /// Whether an object can have this name (RFC 1123 subdomain), which also keeps it one term of a field selector.
-fn may_exist(name: &str) -> bool {
+pub(super) fn may_exist(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
     (1..=253).contains(&name.len()) && name.chars().all(allowed)
 }

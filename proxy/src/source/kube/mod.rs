@@ -23,6 +23,7 @@ mod crd;
 mod debounce;
 mod driver;
 mod mirror;
+pub(crate) mod once;
 mod publish;
 mod reduce;
 mod report;

@@ -246,7 +246,7 @@ where
     }
 }
 
-fn name(object: &impl KubeObject) -> ObjectName {
+pub(super) fn name(object: &impl KubeObject) -> ObjectName {
     let meta = object.meta();
     ObjectName::new(
         meta.namespace.as_deref().unwrap_or_default(),

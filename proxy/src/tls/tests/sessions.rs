@@ -15,6 +15,9 @@ async fn the_second_handshake_resumes_the_first() {
         let first = exchange(&client, &config, Alpn::Http11).await.unwrap();
         let second = exchange(&client, &config, Alpn::Http11).await.unwrap();
         assert!(!first.resumed && second.resumed, "{first:?} {second:?}");
+        // rcgen's default: the year 4096.
+        assert_eq!(first.not_after, Some(67_090_118_400));
+        assert_eq!(second.not_after, None, "no certificate was sent");
         // A session belongs to its ALPN.
         assert!(
             !exchange(&client, &config, Alpn::None)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod components;
+mod monitoring;
 mod pods;
 mod rights;
 

@@ -1,0 +1,78 @@
+//! The component `monitoring`. The cluster has no CRDs of the Prometheus operator: what kustomize makes is looked at.
+
+use nodetls_e2e::kubectl;
+use serde_json::{Value, json};
+
+use super::overlay;
+
+/// The objects of the base with the component.
+fn objects(name: &str, more: &str) -> Vec<Value> {
+    let directory = overlay(name, &["monitoring"], more);
+    let text = kubectl(&["kustomize", &directory.display().to_string()]);
+    let objects = text.split("\n---\n");
+    objects
+        .map(|object| serde_saphyr::from_str(object).unwrap())
+        .collect()
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut all = objects.iter();
+    let found = all.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("{kind} {name}"))
+}
+
+#[test]
+fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
+    let objects = objects("monitoring-pods", "");
+    let monitor = &find(&objects, "PodMonitor", "nodetls")["spec"];
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    let wanted = &monitor["selector"]["matchLabels"];
+    let among = &monitor["selector"]["matchExpressions"][0];
+    assert_eq!(among["key"], "app.kubernetes.io/component");
+    for (kind, name, component) in [
+        ("DaemonSet", "nodetls-agent", "agent"),
+        ("Deployment", "nodetls-controller", "controller"),
+    ] {
+        let template = &find(&objects, kind, name)["spec"]["template"];
+        let labels = &template["metadata"]["labels"];
+        for (key, value) in wanted.as_object().unwrap() {
+            assert_eq!(&labels[key], value, "{name}");
+        }
+        assert_eq!(labels["app.kubernetes.io/component"], component);
+        assert!(
+            among["values"]
+                .as_array()
+                .unwrap()
+                .contains(&json!(component))
+        );
+        let port = &template["spec"]["containers"][0]["ports"][0];
+        assert_eq!(port["name"], endpoint["port"], "{name}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_a_config_map_that_grafanas_sidecar_finds() {
+    let objects = objects("monitoring-dashboard", "");
+    let map = find(&objects, "ConfigMap", "nodetls-dashboard");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let dashboard = map["data"]["nodetls.json"].as_str().unwrap();
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    assert_eq!(dashboard["uid"], "nodetls");
+}
+
+#[test]
+fn all_of_it_goes_into_the_namespace_of_the_overlay_with_the_label_that_the_operator_wants() {
+    let more = "namespace: elsewhere\npatches:\n- target: {group: monitoring.coreos.com}\n  patch: |\n    \
+                - {op: add, path: /metadata/labels/release, value: prometheus}";
+    let objects = objects("monitoring-elsewhere", more);
+    for (kind, name) in [
+        ("PodMonitor", "nodetls"),
+        ("PrometheusRule", "nodetls"),
+        ("ConfigMap", "nodetls-dashboard"),
+    ] {
+        let metadata = &find(&objects, kind, name)["metadata"];
+        assert_eq!(metadata["namespace"], "elsewhere", "{kind}");
+        let labelled = metadata["labels"]["release"] == "prometheus";
+        assert_eq!(labelled, kind != "ConfigMap", "{kind}");
+    }
+}
