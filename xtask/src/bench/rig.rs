@@ -145,6 +145,9 @@ impl Rig {
             .map(|(before, after)| after - before);
         measured.cpu_time = measured.cpu_time.or(used);
         measured.memory = measured.memory.or(peak);
+        if scenario.needs_a_fresh_peer() {
+            self.start_peer(peer)?; // or the next scenarios would be told this one's memory
+        }
         Ok(measured)
     }
 
