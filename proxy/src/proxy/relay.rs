@@ -128,6 +128,7 @@ impl Relay<'_> {
                 let held = hold && up.at_end();
                 let over = |framing: &&mut Framing| {
                     hold && down.is_idle(upstream)
+                        && !client.has_remaining()
                         && (held && framing.at_rest() || last && framing.is_answered())
                 };
                 if framing.as_ref().is_some_and(over) {

@@ -12,6 +12,8 @@ use super::records::{Opening, Sealing};
 
 /// Longer handshake messages are refused.
 const MAX_MESSAGE: usize = 0xffff;
+/// Longer tickets are not worth their memory.
+const MAX_TICKET: usize = 4096;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
@@ -39,6 +41,7 @@ pub(super) struct Control {
     warnings: u8,
     renegotiations: u8,
     key_updates: u8,
+    tickets: u8,
     empty_records: u8,
 }
 
@@ -54,6 +57,7 @@ impl Control {
             warnings: 0,
             renegotiations: 0,
             key_updates: 0,
+            tickets: 0,
             empty_records: 0,
         }
     }
@@ -71,7 +75,7 @@ impl Control {
         match kind {
             ContentType::ApplicationData if content.is_empty() => Ok(Heard::Nothing),
             ContentType::ApplicationData => {
-                self.key_updates = 0;
+                (self.key_updates, self.tickets) = (0, 0);
                 Ok(Heard::Data)
             }
             ContentType::Alert => self.alert(content),
@@ -106,15 +110,15 @@ impl Control {
     /// Messages may share a record, or be cut by its end.
     fn handshake(&mut self, content: &[u8]) -> Result<Heard, Error> {
         self.partial.extend_from_slice(content);
-        let messages = std::mem::take(&mut self.partial);
-        let mut rest = &messages[..];
-        let mut heard = Heard::Nothing;
-        while let &[kind, a, b, c, ref after @ ..] = rest {
+        let mut messages = std::mem::take(&mut self.partial);
+        let (mut heard, mut start) = (Heard::Nothing, 0);
+        while let Some(&[kind, a, b, c]) = messages[start..].first_chunk() {
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             if length > MAX_MESSAGE {
                 return Err(InvalidMessage::HandshakePayloadTooLarge.into());
             }
-            let Some((message, after)) = after.split_at_checked(length) else {
+            let end = start + 4 + length;
+            let Some(message) = messages.get(start + 4..end) else {
                 break;
             };
             if heard != Heard::Nothing {
@@ -122,19 +126,28 @@ impl Control {
                 return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
             }
             heard = self.message(HandshakeType::from(kind), message)?;
-            rest = after;
+            start = end;
         }
-        if heard != Heard::Nothing && !rest.is_empty() {
+        if heard != Heard::Nothing && start < messages.len() {
             return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
         }
-        self.partial = rest.to_vec();
+        messages.drain(..start);
+        self.partial = messages;
         Ok(heard)
     }
 
     fn message(&mut self, kind: HandshakeType, message: &[u8]) -> Result<Heard, Error> {
         match (&mut self.kernel, kind) {
             (Some(kernel), HandshakeType::NewSessionTicket) => {
-                kernel.handle_new_session_ticket(message)?;
+                if !up_to(&mut self.tickets, 32) {
+                    return Err(Error::InappropriateHandshakeMessage {
+                        expect_types: Vec::new(),
+                        got_type: kind,
+                    });
+                }
+                if message.len() <= MAX_TICKET {
+                    kernel.handle_new_session_ticket(message)?;
+                }
                 Ok(Heard::Nothing)
             }
             (Some(_), HandshakeType::KeyUpdate) => {
@@ -212,6 +225,7 @@ mod tests {
             warnings: 0,
             renegotiations: 0,
             key_updates: 0,
+            tickets: 0,
             empty_records: 0,
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::BufMut as _;
 use rustls::ClientConfig;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
@@ -16,9 +17,13 @@ use super::outgoing::Outgoing;
 use super::records::{Opening, Sealing, record_length};
 use super::session::Session;
 use super::stream::{Established, TlsStream, invalid};
+use crate::buffer;
 
-/// Most servers' first answer at one go.
+/// Most servers' first answer at one go. No read brings more: what is beyond the handshake must fit into a buffer.
 const READ: usize = 4096;
+/// The most that is kept of messages that are not whole yet: rustls refuses longer ones, but not that one comes in many
+/// small records.
+const MOST: usize = 128 * 1024;
 
 /// A handshake under way.
 struct Handshake<IO> {
@@ -105,9 +110,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
                 return Ok(());
             }
             self.send().await?;
-            self.incoming.reserve_exact(READ);
             let before = self.incoming.len();
-            if self.io.read_buf(&mut self.incoming).await? == 0 {
+            if before > MOST {
+                return Err(invalid(rustls::Error::PeerSentOversizedRecord));
+            }
+            self.incoming.reserve_exact(READ);
+            let mut read = (&mut self.incoming).limit(READ);
+            if self.io.read_buf(&mut read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             OBSERVED.with(|seen| seen.borrow_mut().add(&self.incoming[before..]));
@@ -148,6 +157,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
         let (secrets, kernel) = self.connection.dangerous_into_kernel_connection()?;
         let suite = kernel.negotiated_cipher_suite();
         self.incoming.drain(..self.whole);
+        if self.incoming.len() > buffer::SIZE {
+            return Err(rustls::Error::PeerSentOversizedRecord);
+        }
         let stream = TlsStream::new(Established {
             io: self.io,
             session,

@@ -9,7 +9,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-/// Of some 1 KiB each.
+/// Of a few KiB each, most of which is the server's certificate chain.
 const MAX_TICKETS: usize = 128;
 
 #[derive(Default)]

@@ -34,6 +34,8 @@ pub struct TlsStream<IO> {
     incoming: Incoming,
     outgoing: Outgoing,
     ended: Option<Ended>,
+    /// Why something could not be sent while we read.
+    unsent: Option<io::Error>,
 }
 
 /// What a handshake leaves.
@@ -135,6 +137,7 @@ impl<IO> TlsStream<IO> {
             },
             outgoing,
             ended: None,
+            unsent: None,
         }
     }
 
@@ -198,6 +201,7 @@ impl<IO> TlsStream<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Lend for TlsStream<IO> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.send_while_reading(cx);
         loop {
             if self.has_remaining() {
                 return Poll::Ready(Ok(true));
@@ -222,16 +226,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Lend for TlsStream<IO> {
             if self.has_remaining() || self.ended.is_some() {
                 continue;
             }
-            // What the server waits for, if anything. That it can't be sent will be told by the next write.
-            let _ = self.outgoing.poll_send(cx, &mut self.io);
+            self.send_while_reading(cx);
             match self.poll_more(cx) {
-                Poll::Ready(Ok(0)) => self.ended = Some(Ended::Truncated),
+                Poll::Ready(Ok(0)) => match self.unsent.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => self.ended = Some(Ended::Truncated),
+                },
                 Poll::Ready(Ok(_)) => {}
                 ended => {
                     self.incoming.put_aside();
                     return ended.map_ok(|_| false);
                 }
             }
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> TlsStream<IO> {
+    /// What the server waits for, if anything: the handshake's last message, an answer to new keys.
+    fn send_while_reading(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(error)) = self.outgoing.poll_send(cx, &mut self.io) {
+            self.unsent = Some(error);
         }
     }
 }

@@ -325,3 +325,57 @@ async fn a_burst_of_connections_resumes_as_many_sessions() {
     burst().await;
     assert_eq!(burst().await, 32);
 }
+
+/// What is behind the handshake's last record is handed on, however small the records were, and much as it is.
+#[tokio::test]
+async fn a_handshake_in_crumbs_with_much_data_right_behind_it() {
+    let ca = Ca::new("test CA");
+    let client = TlsClient::new(&origination(&[ca.der()])).unwrap();
+    let mut leaf = ca.leaf(&[HOST]);
+    // Of no use, but long.
+    let other = Ca::new("another CA").der();
+    leaf.chain.extend(vec![other.clone(); 60_000 / other.len()]);
+    let mut config = leaf.server();
+    (config.max_fragment_size, config.send_half_rtt_data) = (Some(32), true);
+    let mut server = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+    server.set_buffer_limit(None);
+    let data = vec![7; 300_000];
+
+    let (ours, mut theirs) = tokio::io::duplex(1 << 21);
+    let serve = async {
+        let mut hello = vec![0; 4096];
+        while server.is_handshaking() && !server.wants_write() {
+            let count = theirs.read(&mut hello).await.unwrap();
+            server.read_tls(&mut &hello[..count]).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        io::Write::write_all(&mut server.writer(), &data).unwrap();
+        let mut flight = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut flight).unwrap();
+        }
+        theirs.write_all(&flight).await.unwrap();
+        theirs
+    };
+    let connect = async {
+        let mut stream = client.handshake(ours, Alpn::None, LIMIT).await.unwrap();
+        let mut got = vec![0; data.len()];
+        stream.read_exact(&mut got).await.unwrap();
+        assert!(got == data);
+    };
+    tokio::join!(connect, serve);
+}
+
+/// Each costs more to take than to send.
+#[tokio::test]
+async fn more_tickets_than_anybody_needs() {
+    let ca = Ca::new("test CA");
+    let client = TlsClient::new(&origination(&[ca.der()])).unwrap();
+    let mut config = ca.leaf(&[HOST]).server();
+    config.send_tls13_tickets = 33;
+    let (mut client, mut server) = pair(&client, Arc::new(config), 1 << 20).await;
+    server.write_all(b"data").await.unwrap();
+    server.flush().await.unwrap();
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+}
