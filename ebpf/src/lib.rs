@@ -204,6 +204,8 @@ events! {
     NoListener = "refused", "no_listener";
     /// Audit mode: a pod's connect that would have been redirected or denied, let through.
     Audited = "audited", "pod";
+    /// The client dialled a target, and another's program has changed that address before ours.
+    DeniedChanged = "denied", "changed_address";
 }
 
 #[cfg(feature = "user")]

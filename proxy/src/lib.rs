@@ -5,6 +5,7 @@ pub mod addr;
 pub mod admin;
 pub mod agent;
 mod ask;
+mod buffer;
 pub mod cert;
 pub mod check;
 pub mod cli;

@@ -118,7 +118,8 @@ impl Metrics {
         let rejected = all.counters(
             "rejected_connections_total",
             "Redirected connections that were reset at once, because too many are open: of their netns \
-             (netns_limit), or for the agent's open files (open_files) or memory (memory).",
+             (netns_limit), or for the agent's open files (open_files) or memory (memory), of which one netns may have \
+             three quarters.",
             &["reason"],
         )?;
         Ok(Self {
@@ -170,8 +171,8 @@ impl Metrics {
             )?,
             others_first: all.gauge(
                 "others_first",
-                "1 while eBPF programs of others see pods' connects before ours (see `/healthz/ready`): what they turn to \
-                 another address goes on in plaintext.",
+                "1 while eBPF programs of others see pods' connects before ours (see `/healthz/ready`): targets that they \
+                 turn to another address are refused.",
             )?,
             earlier_connections: all.gauge(
                 "earlier_connections",

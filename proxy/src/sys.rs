@@ -10,6 +10,7 @@ use std::path::Path;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 /// With those of the cgroups above, in the order in which they run.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
@@ -127,6 +128,45 @@ fn bpf_obj(command: libc::c_long, path: &Path, fd: u32) -> io::Result<libc::c_lo
     };
     // SAFETY: the attribute is of the size given and its path lives until the call returns.
     check(unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of::<Attr>()) })
+}
+
+/// Attaches a program to a cgroup, with flags of linux/bpf.h; until the link is closed, and no pin of it is left.
+pub fn bpf_link_create(
+    program: impl AsFd,
+    cgroup: impl AsFd,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        cgroup: u32,
+        attach_type: u32,
+        flags: u32,
+        relative_to: u32,
+        padding: u32,
+        revision: u64,
+    }
+    let attr = Attr {
+        program: program.as_fd().as_raw_fd() as u32,
+        cgroup: cgroup.as_fd().as_raw_fd() as u32,
+        attach_type,
+        flags,
+        relative_to: 0,
+        padding: 0,
+        revision: 0,
+    };
+    // SAFETY: the attribute is of the size given.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
+    })?;
+    // SAFETY: the kernel just gave us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Replaces the program of an attached link, keeping its position: no packet or connect sees neither.

@@ -21,6 +21,34 @@ impl World {
         command
     }
 
+    /// Sets the range of a netns' local ports, as ip_sysctl has it.
+    pub fn local_ports(&self, netns: &str, range: &str) {
+        let mut write = self.in_netns(netns, "sh");
+        let script = "echo $0 > /proc/sys/net/ipv4/ip_local_port_range";
+        assert!(
+            write
+                .args(["-c", script, range])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Leaves a netns without a port for the agent's listeners, until it has its local ports again.
+    pub fn without_ports(&self, netns: &str) -> [Running; 2] {
+        self.local_ports(netns, "40000 40000");
+        let taken = ["0.0.0.0:1", "0.0.0.0:40000"].map(|listen| {
+            let mut server = self.in_netns(netns, &binary("banner"));
+            server.args([listen, ""]);
+            Running::new(server)
+        });
+        self.wait("the ports are taken", |world| {
+            let mut ss = world.in_netns(netns, "ss");
+            text(&ss.args(["-Hltn"]).output().unwrap()).lines().count() == 2
+        });
+        taken
+    }
+
     /// `nodetls exec` in the pod's netns, below the cgroup that the agent looks after. (`ip netns exec` would hide /sys.)
     pub fn exec(&self, command: &[&str]) -> Command {
         self.exec_with(&self.dir.path().join("manifests"), command)

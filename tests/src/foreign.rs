@@ -1,4 +1,4 @@
-//! Attaching a program as others may do it, and aya has no word for.
+//! Programs of others: a second instance of ours stands for them, attached as they may be and aya has no word for.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -6,7 +6,17 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramFd, loaded_programs};
+use nodetls::redirect::{Maps, Redirect, TargetIds, address_key};
+
+/// Makes `address` a target of an instance; its id.
+pub fn target(redirect: &Redirect, maps: &mut Maps, address: &str) -> u32 {
+    let key = address_key(address.parse().unwrap());
+    let mut ids = TargetIds::read(maps, redirect.ids());
+    let (id, _) = ids.allocate(maps, key, |_| false).unwrap();
+    maps.targets.insert(key, id, 0).unwrap();
+    id
+}
 
 /// Flags of linux/bpf.h. Without any, no other program may be attached below.
 pub const EXCLUSIVE: u32 = 0;
@@ -17,31 +27,55 @@ pub const PREORDER: u32 = 1 << 6;
 
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_DETACH: libc::c_long = 9;
-const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+/// The hooks, as linux/bpf.h numbers them.
+const CONNECT: [(&str, u32); 2] = [("connect4", 10), ("connect6", 11)];
 
-/// A program that is attached to a cgroup until this is dropped, or the cgroup goes.
+/// Programs that are attached to a cgroup until this is dropped, or the cgroup goes.
 pub struct Foreign {
-    program: aya::programs::ProgramFd,
+    programs: Vec<(ProgramFd, u32)>,
     cgroup: File,
+    flags: u32,
 }
 
 impl Foreign {
-    /// Attaches the `connect4` that was loaded last.
+    /// Attaches the `connect4` and the `connect6` that were loaded last.
     pub fn attach(cgroup: &Path, flags: u32) -> Self {
-        let connect4 = loaded_programs()
-            .flatten()
-            .filter(|program| program.name_as_str() == Some("connect4"));
-        let program = connect4.max_by_key(|program| program.id()).unwrap();
-        let foreign = Self {
-            program: program.fd().unwrap(),
-            cgroup: File::open(cgroup).unwrap(),
+        let last = |(hook, attach_type)| {
+            let programs = loaded_programs().flatten();
+            let programs = programs.filter(|program| program.name_as_str() == Some(hook));
+            let program = programs.max_by_key(|program| program.id()).unwrap();
+            (program.fd().unwrap(), attach_type)
         };
-        let result = foreign.bpf(BPF_PROG_ATTACH, flags);
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        let foreign = Self {
+            programs: CONNECT.into_iter().map(last).collect(),
+            cgroup: File::open(cgroup).unwrap(),
+            flags,
+        };
+        foreign.attach_again();
         foreign
     }
 
-    fn bpf(&self, command: libc::c_long, flags: u32) -> libc::c_long {
+    /// The same programs, after [`Self::detach`].
+    pub fn attach_again(&self) {
+        for program in &self.programs {
+            let result = self.bpf(BPF_PROG_ATTACH, program, self.flags);
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        }
+    }
+
+    /// Until [`Self::attach_again`].
+    pub fn detach(&self) {
+        for program in &self.programs {
+            self.bpf(BPF_PROG_DETACH, program, 0);
+        }
+    }
+
+    fn bpf(
+        &self,
+        command: libc::c_long,
+        (program, attach_type): &(ProgramFd, u32),
+        flags: u32,
+    ) -> libc::c_long {
         #[repr(C)]
         struct Attr {
             cgroup: u32,
@@ -51,8 +85,8 @@ impl Foreign {
         }
         let attr = Attr {
             cgroup: self.cgroup.as_raw_fd() as u32,
-            program: self.program.as_fd().as_raw_fd() as u32,
-            attach_type: BPF_CGROUP_INET4_CONNECT,
+            program: program.as_fd().as_raw_fd() as u32,
+            attach_type: *attach_type,
             flags,
         };
         // SAFETY: the attribute is of the size given, and the kernel writes nothing to it.
@@ -62,6 +96,6 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        self.bpf(BPF_PROG_DETACH, 0);
+        self.detach();
     }
 }

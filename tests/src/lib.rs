@@ -16,12 +16,12 @@ mod servers;
 mod world;
 
 pub use certificates::{Ca, Identity};
-pub use foreign::{ALLOW_MULTI, EXCLUSIVE, Foreign, PREORDER};
+pub use foreign::{ALLOW_MULTI, EXCLUSIVE, Foreign, PREORDER, target};
 pub use manifests::{
     config_map, policy, policy_with, policy_with_client_certificate, service,
     service_without_slice, tls_secret, without_ready_endpoint,
 };
-pub use process::{Running, binary, ip, text};
+pub use process::{Running, binary, inside, ip, text};
 pub use world::World;
 
 /// The Service's address.

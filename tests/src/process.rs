@@ -1,10 +1,14 @@
 //! Processes that a test starts, and talks with.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::thread;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A process that ends with the test, however that ends.
 pub struct Running {
@@ -115,6 +119,16 @@ pub(crate) fn netns_exec(netns: &str, program: &str) -> Command {
         .args(["netns", "exec", netns, program])
         .stdin(Stdio::null());
     command
+}
+
+/// Runs `work` on a thread in a named netns.
+pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let netns = File::open(format!("/run/netns/{netns}")).unwrap();
+    let work = || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    };
+    thread::scope(|scope| scope.spawn(work).join()).unwrap()
 }
 
 /// Runs `ip` with these words.

@@ -6,10 +6,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nodetls::pods::netns::current_cookie;
 use nodetls::redirect::{Effect, Redirect};
-use nodetls_ebpf::IdRange;
+use nodetls_ebpf::{IdRange, Mode};
 use nodetls_tests::{
-    ADDRESS, ALLOW_MULTI, Foreign, HOST, Running, URL, World, binary, ip, occurrences, policy,
+    ADDRESS, ALLOW_MULTI, Foreign, HOST, Running, URL, World, binary, inside, ip, occurrences,
+    policy, target,
 };
 
 #[test]
@@ -129,22 +131,38 @@ fn our_own_netns_is_never_enrolled_nor_forgotten() {
 fn somebody_s_program_that_comes_first_is_named() {
     let (mut world, _ca) = World::without_agent();
     let pins = world.pins.join("others");
-    let _loaded = Redirect::load_at(pins, IdRange::exec(0), Effect::Enforce).unwrap();
+    let (redirect, mut maps) = Redirect::load_at(pins, IdRange::exec(0), Effect::Enforce).unwrap();
+    target(&redirect, &mut maps, ADDRESS);
+    let cookie = inside(&world.pod, current_cookie).unwrap();
+    maps.pods.set(cookie, Mode::Redirect).unwrap();
     // Of one cgroup the programs run in the order in which they were attached.
     let others = Foreign::attach(&world.cgroup, ALLOW_MULTI);
+    let mut server = world.in_pod(&binary("banner"));
+    server.args(["127.192.0.1:443", "plain"]);
+    let _server = Running::new(server);
+    world.wait("they turn a target to it", |world| {
+        world.dial(&[ADDRESS, "--send", "x"]).contains("plain")
+    });
     world.launch_agent_for(&world.pod.clone());
     world.wait("the agent says whose it is", |world| {
         let said = world.get("/healthz/ready");
-        said.contains("before nodetls by program connect4 (id ") && said.contains(" at connect4: ")
+        said.contains("before nodetls by program connect4 (id ") && said.contains(" at connect6: ")
     });
     assert_eq!(world.metric("nodetls_others_first", &[]), 1.0);
-    drop(others);
-    // It looks every 10 s.
-    let soon = |_| {
-        thread::sleep(Duration::from_millis(100));
-        world.is_ready()
+    let refused = |world: &World| {
+        let answer = world.dial(&[ADDRESS]);
+        assert!(answer.contains("error: ConnectionRefused"), "{answer}");
     };
-    assert!((0..200).any(soon), "{}", world.get("/healthz/ready"));
+    refused(&world);
+    assert_eq!(world.connects("denied", "changed_address"), 1.0);
+    world.kill_agent();
+    refused(&world);
+    world.launch_agent_for(&world.pod.clone());
+    world.wait("it refused that too", |world| {
+        world.connects("denied", "changed_address") == 2.0
+    });
+    drop(others);
+    world.wait("nobody comes first", World::is_ready);
     assert_eq!(world.metric("nodetls_others_first", &[]), 0.0);
     assert!(world.curl(&[URL]).ends_with("200"));
 }
@@ -153,26 +171,7 @@ fn somebody_s_program_that_comes_first_is_named() {
 #[test]
 fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
     let (mut world, _ca) = World::without_agent();
-    let local_ports = |world: &World, range: &str| {
-        let mut write = world.in_pod("sh");
-        write.args([
-            "-c",
-            "echo $0 > /proc/sys/net/ipv4/ip_local_port_range",
-            range,
-        ]);
-        assert!(write.status().unwrap().success());
-    };
-    local_ports(&world, "40000 40000");
-    let _taken = ["0.0.0.0:1", "0.0.0.0:40000"].map(|listen| {
-        let mut server = world.in_pod(&binary("banner"));
-        server.args([listen, ""]);
-        Running::new(server)
-    });
-    world.wait("the ports are taken", |world| {
-        let mut ss = world.in_pod("ss");
-        let output = ss.args(["-Hltn"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().count() == 2
-    });
+    let _taken = world.without_ports(&world.pod);
     world.launch_agent_for(&world.pod.clone());
     let missing = format!("not enrolled: {}", world.pod);
     world.wait("the agent says what is missing", |world| {
@@ -191,7 +190,7 @@ fn a_netns_that_cannot_be_enrolled_is_denied_and_keeps_the_agent_unready() {
     assert!(answer.contains("error: ConnectionRefused"), "{answer}");
     assert_eq!(world.connects("denied", "unknown_netns"), 1.0);
 
-    local_ports(&world, "32768 60999");
+    world.local_ports(&world.pod, "32768 60999");
     // Any change of the directory of netns makes the agent look again.
     let change = format!("/run/netns/.{}", world.pod);
     fs::write(&change, "").unwrap();

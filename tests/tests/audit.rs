@@ -20,7 +20,8 @@ fn nodetls(world: &World, arguments: &[&str]) -> Command {
 fn agent(world: &World, mode: &str, admin: &str) -> Running {
     let manifests = world.dir.path().join("manifests").display().to_string();
     let mut agent = nodetls(world, &["agent", "--mode", mode, "--admin", admin]);
-    agent.args(["--manifests", &manifests, "--netns", &world.pod]);
+    let pods = format!("{}*", world.pod);
+    agent.args(["--manifests", &manifests, "--netns", &pods]);
     agent.arg("--cgroup").arg(&world.cgroup);
     let log = world.log_file();
     agent.stdout(log.try_clone().unwrap()).stderr(log);
@@ -99,4 +100,51 @@ fn what_would_break_is_known_before_anything_is_redirected() {
         world.curl(&[URL]).ends_with("502")
     });
     assert!(!status(&world, admin).contains("audit mode"));
+}
+
+#[test]
+fn as_an_audit_ends_nothing_is_refused() {
+    let (mut world, _ca) = World::without_agent();
+    // What clients reach without us.
+    world.nginx(443);
+    let _audit = agent(&world, "audit", "127.0.0.1:15020");
+    world.wait("the audit has begun", |world| {
+        status(world, "127.0.0.1:15020").contains("audit mode")
+    });
+    let mut enforce = None;
+    let result = world.load(10_000, |world, turn| {
+        if turn == 1 {
+            enforce = Some(agent(world, "enforce", "127.0.0.1:15021"));
+        }
+    });
+    println!("{result}");
+    assert!(result.contains(" 502=0 refused=0 "), "{result}");
+    assert!(!result.starts_with("ok=0 "), "{result}");
+    assert!(
+        !result.ends_with(" other=0\n"),
+        "nothing was let pass: {result}"
+    );
+}
+
+#[test]
+fn a_netns_that_cannot_be_enrolled_does_not_leave_the_others_to_an_audit() {
+    let (world, _ca) = World::without_agent();
+    let _ports = world.without_ports(&world.neighbour());
+    let _audit = agent(&world, "audit", "127.0.0.1:15020");
+    world.wait("the audit has begun", |world| {
+        status(world, "127.0.0.1:15020").contains("audit mode")
+    });
+    assert!(
+        !world.curl(&[URL]).ends_with("200"),
+        "plaintext to a TLS port"
+    );
+    let _enforce = agent(&world, "enforce", "127.0.0.1:15021");
+    world.wait("the others are served", |world| {
+        world.curl(&[URL]).ends_with("200")
+    });
+    let said = status(&world, "127.0.0.1:15021");
+    assert!(
+        said.contains("not enrolled: ") && said.contains("-other"),
+        "{said}"
+    );
 }

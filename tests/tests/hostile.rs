@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodetls_tests::{ADDRESS, Ca, HOST, Identity, Running, URL, World, binary};
+use nodetls_tests::{ADDRESS, Ca, HOST, Identity, Running, URL, World, binary, text};
 
 const GET: &str = "GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n";
 
@@ -56,7 +56,7 @@ fn harmless(server: &str, reason: &str, serve: impl FnOnce(&mut World, &Identity
     let took = started.elapsed();
     assert!(took < Duration::from_secs(5), "{server}: {took:?}");
     counted(&world, reason, 2.0);
-    let more = peak_memory(&world) - memory;
+    let more = peak_memory(&world).saturating_sub(memory);
     assert!(more < 20 * 1024, "{server}: {more} KiB more");
     world.wait("none is open", |world| open_connections(world) == 0.0);
 }
@@ -107,6 +107,11 @@ fn records_that_nobody_encrypted() {
 #[test]
 fn key_updates_without_end() {
     hostile("key-updates", "protocol_error");
+}
+
+#[test]
+fn ten_thousand_session_tickets() {
+    hostile("tickets", "protocol_error");
 }
 
 #[test]
@@ -217,6 +222,20 @@ fn upstream_connections(world: &World) -> usize {
 }
 
 #[test]
+fn a_head_of_1_mib_is_not_kept() {
+    let (world, _ca) = World::with_echo();
+    let memory = peak_memory(&world);
+    let script = r#"{ printf 'GET / HTTP/1.1\r\nHost: a\r\nx: '; head -c 1048576 /dev/zero | tr '\0' x; printf '\r\n\r\n'; } | "$0" "$1" --talk"#;
+    let mut client = world.in_pod("sh");
+    client.args(["-c", script, &binary("dial"), ADDRESS]);
+    let answer = text(&client.output().unwrap());
+    assert!(answer.contains("HTTP/1.1 431 "), "{answer}");
+    counted(&world, "client_limit", 1.0);
+    let more = peak_memory(&world).saturating_sub(memory);
+    assert!(more < 2048, "{more} KiB more");
+}
+
+#[test]
 fn a_netns_has_a_limit_of_open_connections() {
     let (mut world, _ca) = World::with_echo();
     world.kill_agent();
@@ -281,9 +300,13 @@ fn when_memory_would_run_short_more_connections_are_reset_and_open_ones_go_on() 
     world.start_agent();
     let exchange = world.exchange();
     let held = world.dialling(&[ADDRESS, "--hold", "50"]);
-    world.wait("more are reset", |world| rejected(world, "memory") == 31.0);
+    world.wait("more are reset", |world| rejected(world, "memory") == 36.0);
     assert!(world.curl(&[URL]).ends_with("000"));
-    assert!(world.log().contains("more are reset (--memory-limit)"));
+    assert!(
+        world
+            .log()
+            .contains("more of this netns are reset (--memory-limit)")
+    );
     world.end_of_exchange(exchange);
     drop(held);
     world.wait("it serves again", |world| {

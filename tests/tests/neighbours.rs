@@ -65,6 +65,40 @@ fn a_pod_that_does_its_worst_disturbs_no_other() {
 }
 
 #[test]
+fn a_pod_that_has_its_share_of_the_node_leaves_places_to_others() {
+    let (mut world, _ca) = World::without_agent();
+    let other = world.backend.clone();
+    // 20 connections of 128 KiB, and as much again.
+    world.agent_flags = vec!["--memory-limit", "5242880"];
+    world.start_agent_for(&world.pod.replace("-pod-", "-*-"));
+    let rejected = |world: &World| world.metric("nodetls_rejected_connections_total", &[]);
+    let _held = world.dialling(&[ADDRESS, "--hold", "50"]);
+    world.wait("the pod has its share", |world| rejected(world) == 35.0);
+    others_are_served(&world, &other);
+    assert_eq!(rejected(&world), 35.0);
+}
+
+#[test]
+fn a_pod_that_scans_ids_and_ports_disturbs_no_other_and_floods_no_log() {
+    let (mut world, _ca) = World::without_agent();
+    let other = world.backend.clone();
+    world.start_agent_for(&world.pod.replace("-pod-", "-*-"));
+    others_are_served(&world, &other);
+    let (files, lines) = (world.open_files(), world.log().lines().count());
+    // No id but 1 is given: 20 are scanned, at 500 ports each.
+    let mut scan = world.dialling(&["127.128.0.2:1", "--scan", "20"]);
+    let slowest = others_are_served(&world, &other);
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    scan.read_until("scanned: 10000");
+    world.wait("nothing is left of it", |world| {
+        let unknown = world.metric("nodetls_unknown_target_connections_total", &[]);
+        unknown == 10_000.0 && world.open_files() <= files
+    });
+    let lines = world.log().lines().count() - lines;
+    assert!(lines < 50, "{lines} lines");
+}
+
+#[test]
 fn a_server_that_renegotiates_ends_its_own_connection_only() {
     let ca = Ca::new("ca");
     let mut server = None;

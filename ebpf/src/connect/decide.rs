@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use nodetls_ebpf::{Address, CANARY_ID, Event, IFINDEX_LO, IdRange, Mode};
 
-use crate::maps::{IDS, OWN_SOCKETS, PODS, TARGETS, count, count_audited};
+use crate::maps::{DIALLED, IDS, NOTING, OWN_SOCKETS, PODS, TARGETS, count, count_audited};
 
 const PASS: i32 = 1;
 const DENY: i32 = 0;
@@ -49,9 +49,12 @@ pub(crate) enum Verdict {
 
 #[inline(always)]
 pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
+    let dialled = dialled(ctx);
     // SAFETY: the map's values are never deleted while a program holds them (RCU).
-    let Some(&id) = (unsafe { TARGETS.get(destination) }) else {
-        return Verdict::Return(PASS);
+    let (id, changed) = match (unsafe { TARGETS.get(destination) }, dialled) {
+        (Some(&id), _) => (id, false),
+        (None, Some(id)) => (id, true),
+        (None, None) => return Verdict::Return(PASS),
     };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "connect to the address of target id {}", id);
@@ -85,6 +88,7 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
             count_audited(id);
             Verdict::Return(PASS)
         }
+        _ if changed => deny(Event::DeniedChanged),
         Some(&mode) if mode == Mode::Redirect as u32 => redirect(ctx, destination, id),
         Some(&mode) if mode == Mode::RedirectV4 as u32 => {
             if destination.is_v4() {
@@ -96,6 +100,17 @@ pub(crate) fn decide(ctx: &SockAddrContext, destination: &Address) -> Verdict {
         Some(_) => deny(Event::DeniedNetns),
         None => deny(Event::DeniedUnknownNetns),
     }
+}
+
+/// The id of the target that this connect was to, before another's program has changed its address: `dialled.rs`.
+#[inline(always)]
+fn dialled(ctx: &SockAddrContext) -> Option<u32> {
+    // First, as a socket's storage takes longer to look up: some 25 ns.
+    NOTING.get(0).filter(|noting| **noting != 0)?;
+    // SAFETY: the helper checks the socket; a null result is handled.
+    let note = unsafe { DIALLED.get_ptr_mut(ctx).as_mut() }?;
+    // The next connect of this socket may be to anything.
+    core::mem::take(note).checked_sub(1)
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@
 mod connect4;
 mod connect6;
 mod decide;
+mod dialled;
 mod getpeername4;
 mod getpeername6;
 mod ip6;

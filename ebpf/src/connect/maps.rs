@@ -24,6 +24,14 @@ pub(crate) static PODS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, 
 #[btf_map]
 pub(crate) static OWN_SOCKETS: SkStorage<u32> = SkStorage::new();
 
+/// Whether what is dialled is noted (not 0), for others' programs come before ours.
+#[map]
+pub(crate) static NOTING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Which target a socket dials in the connect under way: its id plus one, or 0 for none.
+#[btf_map]
+pub(crate) static DIALLED: SkStorage<u32> = SkStorage::new();
+
 /// Which agent owns these maps. No program reads it.
 #[map]
 pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(EPOCH_SLOTS, 0);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
 use tokio::time::Instant;
 
 use super::report::{conditions, log_status};
@@ -14,7 +13,7 @@ use crate::source::Update;
 
 impl Agent {
     /// Compiles, and publishes if we are in charge.
-    pub(super) fn apply(&mut self, update: &Update) -> Result<()> {
+    pub(super) fn apply(&mut self, update: &Update) {
         for error in &update.errors {
             tracing::error!("{error}");
         }
@@ -41,9 +40,7 @@ impl Agent {
         }
         if self.in_charge() {
             self.publish();
-            self.settle()?;
         }
-        Ok(())
     }
 
     /// What can't be published changes nothing that is in force.

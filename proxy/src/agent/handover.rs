@@ -50,7 +50,7 @@ impl Agent {
             missing.is_empty()
                 || self.epoch.has_been_ready(&self.maps)?
                 || self.since.elapsed() < PATIENCE
-                || !self.epoch.has_living_elders(),
+                || !self.epoch.has_serving_elders(),
             "not ready after {} s, while another agent serves, which now goes on: {}",
             PATIENCE.as_secs(),
             missing.join("; ")
@@ -77,12 +77,11 @@ impl Agent {
     }
 
     /// Takes new connections, and lets the agents before us go, as soon as nothing is missing here. With none before us
-    /// there is no reason to wait for the last netns.
+    /// that serves there is no reason to wait for the last netns.
     pub(super) fn settle(&mut self) -> Result<()> {
         let fine = !self.readiness.has_problems();
-        if self.published && !self.pods.listening() && (fine || !self.epoch.has_living_elders()) {
-            remove_foreign(&std::mem::take(&mut self.foreign));
-            self.pods.listen()?;
+        if fine || !self.epoch.has_serving_elders() {
+            self.listen()?;
         }
         // Only now: whoever sees us ready may dial.
         self.starting = None;
@@ -98,6 +97,17 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Takes new connections from here on, once targets are published.
+    pub(super) fn listen(&mut self) -> Result<()> {
+        if !self.published || self.pods.listening() {
+            return Ok(());
+        }
+        remove_foreign(&std::mem::take(&mut self.foreign));
+        self.pods.listen()?;
+        // In audit mode none come.
+        Ok(self.epoch.set_serving(self.audit.is_none())?)
     }
 
     /// Pins what is pinned again if the node has another bpffs now: whoever comes after us looks there. Until it has one we
@@ -116,6 +126,8 @@ impl Agent {
             Ok(OnNode::Another) => match self.redirect.follow(&self.base, &mut self.epoch) {
                 Ok(()) => {
                     self.pods.follow(&self.redirect);
+                    let moved = self.redirect.pins().join("..");
+                    self.live.update(|facts| facts.moved = Some(moved));
                     tracing::warn!("the node has another bpffs: all is pinned there again");
                     None
                 }
@@ -123,6 +135,11 @@ impl Agent {
                     "the node has another bpffs, and what is in force ends with this agent: {error:#}; see to that bpffs"
                 )),
             },
+            Ok(OnNode::Taken) => Some(
+                "the node has another bpffs, and there another agent; what is in force ends with this one: end it \
+                 (delete its pod) when that one is ready"
+                    .to_owned(),
+            ),
             Err(error) => {
                 // Who started us may be of no mount namespace that we may see.
                 tracing::debug!(%error, "the node's bpffs can't be looked at");

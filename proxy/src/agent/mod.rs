@@ -285,8 +285,20 @@ impl Agent {
         agent.maps.pods.set(own_cookie, Mode::Bypass)?;
         // Pods before programs and targets: there may be targets already, and a published one must find all enrolled.
         agent.reconcile_pods().await;
-        agent.attach()?;
-        agent.apply(&inputs.update)?;
+        if agent.epoch.has_serving_elders() || !agent.foreign.is_empty() {
+            agent.attach()?;
+            agent.apply(&inputs.update);
+        } else {
+            // Programs last: what they turn is served at once, also where audit mode has let it pass until now.
+            agent.apply(&inputs.update);
+            if agent.in_charge() {
+                agent.listen()?;
+            }
+            agent.attach()?;
+        }
+        if agent.in_charge() {
+            agent.settle()?;
+        }
         Ok(agent)
     }
 
@@ -309,7 +321,12 @@ impl Agent {
         }
         loop {
             tokio::select! {
-                update = self.source.next() => self.apply(&update)?,
+                update = self.source.next() => {
+                    self.apply(&update);
+                    if self.in_charge() {
+                        self.settle()?;
+                    }
+                }
                 () = self.pods.changed(), if !self.standing_by => self.reconcile_pods().await,
                 infos = pod_infos(&mut self.cluster) => {
                     self.pods.set_pods(infos);
@@ -321,15 +338,13 @@ impl Agent {
                         self.publish();
                     }
                     self.observe();
+                    self.look_for_others();
                     if !self.keep_charge().await? {
                         return Ok(());
                     }
                 }
                 _ = routes.tick() => self.keep_routes().await,
-                _ = looks.tick() => {
-                    self.look_for_others();
-                    self.look_for_earlier().await;
-                }
+                _ = looks.tick() => self.look_for_earlier().await,
                 found = self.earlier.found() => self.tell_of_earlier(found),
                 () = signals.next() => return Ok(()),
             }
@@ -389,6 +404,9 @@ impl Agent {
         self.readiness
             .set_problem(AGENT, "draining: it takes no new connections");
         tracing::info!(?limit, "draining");
+        if let Err(error) = self.epoch.set_serving(false) {
+            tracing::warn!(%error, "an agent that comes now may wait for this one");
+        }
         if !self.in_charge() {
             sleep(LINGER).await;
         }

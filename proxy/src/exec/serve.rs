@@ -90,9 +90,16 @@ async fn serve(options: &Options) -> Result<()> {
     publish(&mut publisher, &update)?;
     pod.listen()?;
 
+    let mut others = None;
     let mut cgroup = DirWatcher::new(&instance.cgroup, RECONCILE)?;
     tell(instance.cgroup.as_os_str().as_bytes()).context("whoever started us has gone")?;
     while !instance.is_over() {
+        let first = redirect.keep_order(&instance.cgroup);
+        let first = first.unwrap_or_else(|error| Some(format!("{error:#}")));
+        if let Some(others) = first.as_ref().filter(|_| first != others) {
+            tracing::warn!("{others}");
+        }
+        others = first;
         tokio::select! {
             () = cgroup.changed() => publisher.expire_retired(),
             update = files.next() => {

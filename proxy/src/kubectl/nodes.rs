@@ -82,7 +82,11 @@ impl Cluster {
         let finished = self.run(arguments)?;
         if !finished.status.success() {
             let said = String::from_utf8_lossy(&finished.stderr);
-            bail!("kubectl {}: {}", arguments.join(" "), said.trim());
+            bail!(
+                "kubectl {}: {}; see that kubectl works with this context, and that its user has the right",
+                arguments.join(" "),
+                said.trim()
+            );
         }
         Ok(String::from_utf8_lossy(&finished.stdout).into_owned())
     }

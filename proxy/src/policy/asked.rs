@@ -21,12 +21,10 @@ impl Compiler {
     pub fn opted_out(&self, service: &ObjectName) -> Vec<&ObjectName> {
         let policies = self.seen.policies.iter();
         let opted_out = policies.filter(|(name, policy)| {
-            let targets = || validate::read(&policy.spec).targets;
+            let targets = || validate::read(&name.namespace, &policy.spec).targets;
             name.namespace == service.namespace
                 && policy.is_opted_out()
-                && targets()
-                    .iter()
-                    .any(|target| *target.service == *service.name)
+                && targets().iter().any(|target| target.service == *service)
         });
         opted_out.map(|(name, _)| name).collect()
     }

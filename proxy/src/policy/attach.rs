@@ -1,15 +1,14 @@
 //! Brings a Service and the policies that name it together: which is in force on which port, and what its author should
 //! know.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Policy;
-use super::conflict::Winners;
+use super::conflict::{Addresses, Winners};
 use super::endpoints::Slices;
 use super::service::{Port, Scope, View};
-use super::snapshot::{ObjectName, Origination, Refusal, Target, Upstream};
+use super::snapshot::{Origination, Refusal, Target, Upstream};
 use super::status::{AncestorStatus, Condition, Reason, quoted};
 use super::validate::TargetRef;
 
@@ -25,10 +24,10 @@ impl Attached {
     /// `policies` are those that name the Service.
     pub(super) fn new(view: View, mut policies: Vec<&Arc<Policy>>, slices: &Slices) -> Self {
         policies.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
-        let mut winners = Winners::default();
+        let mut winners = Winners::new(view.ports.len());
         for policy in policies {
-            for target in &policy.spec.targets {
-                if *target.service == *view.name.name
+            for target in &policy.targets {
+                if target.service == view.name
                     && let Ok(scope) = view.scope(target.section.as_deref())
                 {
                     winners.claim(scope, policy);
@@ -77,7 +76,7 @@ impl Attached {
         if self.view.headless {
             return Upstream::ServiceAddress;
         }
-        slices.upstream(&self.view.name, &port.name, dialled.ip())
+        slices.upstream(&port.name, dialled.ip())
     }
 
     /// The TCP ports of a scope that have a policy.
@@ -86,12 +85,12 @@ impl Attached {
         tcp.filter_map(move |(place, port)| Some((port, self.winners.in_force(place)?)))
     }
 
-    /// What became of one of a policy's targets, given what is in effect on all addresses.
+    /// What became of one of a policy's targets.
     pub(super) fn ancestor(
         &self,
         policy: &Policy,
         target: &TargetRef,
-        in_effect: &BTreeMap<SocketAddr, Arc<Target>>,
+        addresses: &Addresses,
     ) -> AncestorStatus {
         let found = self.view.scope(target.section.as_deref());
         let (refused, warnings) = match found {
@@ -102,7 +101,7 @@ impl Attached {
                     .is_some_and(|w| w.name == policy.name) =>
             {
                 (
-                    self.refused_addresses(policy, scope, in_effect),
+                    self.refused_addresses(policy, scope, addresses),
                     self.warnings(policy, scope),
                 )
             }
@@ -113,7 +112,7 @@ impl Attached {
             Err(message) => not_found(policy, message),
         };
         AncestorStatus {
-            service: target.service.clone(),
+            service: (*target.service.name).to_owned(),
             section_name: target.section.clone(),
             refused_addresses: if accepted.status { refused } else { Vec::new() },
             accepted,
@@ -143,16 +142,21 @@ impl Attached {
         if let Err(condition) = plan_for(policy, view) {
             return condition;
         }
-        let mut sentences = vec![view.describe(scope)];
-        sentences.extend(view.notes.iter().cloned());
-        sentences.extend(view.other_protocols(scope));
-        let mode = policy.spec.options.validation_mode;
-        sentences.extend(
-            mode.warning()
-                .map(|warning| format!("{}: {warning}", mode.as_str())),
-        );
-        sentences.extend(refused.iter().cloned());
-        Condition::new(Reason::Accepted, sentences.join("; "))
+        let mut message = view.describe(scope);
+        let mut add = |sentence: &str| {
+            message.push_str("; ");
+            message.push_str(sentence);
+        };
+        view.notes.iter().for_each(|note| add(note));
+        if let Some(others) = view.other_protocols(scope) {
+            add(&others);
+        }
+        let mode = policy.validation_mode;
+        if let Some(warning) = mode.warning() {
+            add(&format!("{}: {warning}", mode.as_str()));
+        }
+        refused.iter().for_each(|refused| add(refused));
+        Condition::new(Reason::Accepted, message)
     }
 
     /// The TCP ports of a scope on which this very policy is in force.
@@ -165,7 +169,7 @@ impl Attached {
     fn warnings(&self, policy: &Policy, scope: Scope) -> Vec<String> {
         let view = &self.view;
         let mut warnings = view.notes.clone();
-        let mode = policy.spec.options.validation_mode;
+        let mode = policy.validation_mode;
         warnings.extend(
             mode.warning()
                 .map(|warning| format!("validation-mode {}: {warning}", mode.as_str())),
@@ -199,13 +203,12 @@ impl Attached {
         &self,
         policy: &Policy,
         scope: Scope,
-        in_effect: &BTreeMap<SocketAddr, Arc<Target>>,
+        addresses: &Addresses,
     ) -> Vec<String> {
         const SHOWN: usize = 8;
         let own = self.own_ports(policy, scope);
-        let addresses = own.flat_map(|port| &port.addresses);
-        let targets = addresses.filter_map(|address| in_effect.get(address));
-        let mut refusals = targets.filter_map(|target| target.plan.as_ref().err());
+        let own = own.flat_map(|port| &port.addresses);
+        let mut refusals = own.filter_map(|address| addresses.refusal(address));
         let shown = refusals.by_ref().take(SHOWN);
         let mut messages: Vec<_> = shown.map(|refusal| refusal.message.clone()).collect();
         let hidden = refusals.count();
@@ -220,15 +223,13 @@ impl Attached {
 }
 
 /// What became of a target whose Service is not there.
-pub(super) fn without_service(
-    policy: &Policy,
-    target: &TargetRef,
-    service: &ObjectName,
-) -> AncestorStatus {
-    let message =
-        format!("Service {service} does not exist: create it, or correct spec.targetRefs");
+pub(super) fn without_service(policy: &Policy, target: &TargetRef) -> AncestorStatus {
+    let message = format!(
+        "Service {} does not exist: create it, or correct spec.targetRefs",
+        target.service
+    );
     AncestorStatus {
-        service: target.service.clone(),
+        service: (*target.service.name).to_owned(),
         section_name: target.section.clone(),
         refused_addresses: Vec::new(),
         accepted: not_found(policy, message),

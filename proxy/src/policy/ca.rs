@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
-use serde_json::Value;
 
 use super::snapshot::{CaBundle, ObjectName};
 use super::status::{Condition, Reason, listed};
 use super::validate::{self, CaRef, Trust};
-use super::{CaKind, CaName, CaObject, Objects};
+use super::{BackendTlsPolicy, CaKind, CaName, CaObject, Objects};
 
 /// How an installation allows Secrets.
 pub(crate) const ALLOW_SECRETS: &str =
@@ -35,7 +34,7 @@ pub(super) struct Resolved {
 pub(crate) fn ca_bundles(objects: &Objects) -> BTreeMap<ObjectName, Vec<(CaName, Arc<CaBundle>)>> {
     let mut authorities = Authorities::default();
     let bundles = objects.policies.iter().map(|(name, policy)| {
-        let refs = ca_refs(&policy.spec);
+        let refs = ca_refs(name, policy);
         let resolve = |ca_ref| {
             authorities
                 .resolve_ref(&name.namespace, ca_ref, objects)
@@ -49,7 +48,7 @@ pub(crate) fn ca_bundles(objects: &Objects) -> BTreeMap<ObjectName, Vec<(CaName,
 /// For each policy the objects that its `caCertificateRefs` may name, and do, whether or not they exist.
 pub(crate) fn ca_names(objects: &Objects) -> BTreeMap<ObjectName, BTreeSet<CaName>> {
     let named = objects.policies.iter().map(|(name, policy)| {
-        let refs = ca_refs(&policy.spec).into_iter();
+        let refs = ca_refs(name, policy).into_iter();
         let named = refs.filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
         let allowed = named.filter(|named| objects.ca_secrets || named.kind != CaKind::Secret);
         (name.clone(), allowed.collect())
@@ -57,8 +56,8 @@ pub(crate) fn ca_names(objects: &Objects) -> BTreeMap<ObjectName, BTreeSet<CaNam
     named.collect()
 }
 
-fn ca_refs(spec: &Value) -> Vec<CaRef> {
-    match validate::read(spec).trust {
+fn ca_refs(name: &ObjectName, policy: &BackendTlsPolicy) -> Vec<CaRef> {
+    match validate::read(&name.namespace, &policy.spec).trust {
         Some(Trust::Refs(refs)) => refs,
         Some(Trust::System) | None => Vec::new(),
     }
@@ -66,32 +65,19 @@ fn ca_refs(spec: &Value) -> Vec<CaRef> {
 
 impl CaRef {
     /// What it names; `None` for a kind that is not supported.
-    pub(super) fn named_in(&self, namespace: &str) -> Option<CaName> {
+    pub(super) fn named_in(&self, namespace: &Arc<str>) -> Option<CaName> {
         let kind = CaKind::referenced(&self.group, &self.kind)?;
-        let namespace = if kind.is_cluster_scoped() {
-            ""
-        } else {
-            namespace
+        let namespace = match kind.is_cluster_scoped() {
+            true => "".into(),
+            false => Arc::clone(namespace),
         };
-        let object = ObjectName::new(namespace, &self.name);
+        let name = Arc::clone(&self.name);
+        let object = ObjectName { namespace, name };
         Some(CaName { kind, object })
     }
 }
 
 impl Authorities {
-    pub(super) fn resolve(
-        &mut self,
-        namespace: &str,
-        trust: &Trust,
-        objects: &Objects,
-        system: Option<&Arc<CaBundle>>,
-    ) -> Resolved {
-        match trust {
-            Trust::System => resolve_system(system),
-            Trust::Refs(refs) => self.resolve_refs(namespace, refs, objects),
-        }
-    }
-
     /// These objects are others now.
     pub(super) fn forget(&mut self, changed: &BTreeSet<CaName>) {
         self.parsed.retain(|name, _| !changed.contains(name));
@@ -108,7 +94,12 @@ impl Authorities {
     }
 
     /// The union of the usable references. The unusable ones are told of in any case.
-    fn resolve_refs(&mut self, namespace: &str, refs: &[CaRef], objects: &Objects) -> Resolved {
+    pub(super) fn resolve(
+        &mut self,
+        namespace: &Arc<str>,
+        refs: &[CaRef],
+        objects: &Objects,
+    ) -> Resolved {
         let mut usable = Vec::new();
         let mut errors: Vec<Condition> = Vec::new();
         for ca_ref in refs {
@@ -137,7 +128,7 @@ impl Authorities {
     /// The object's name and content; or condition `ResolvedRefs`, which is False.
     fn resolve_ref(
         &mut self,
-        namespace: &str,
+        namespace: &Arc<str>,
         ca_ref: &CaRef,
         objects: &Objects,
     ) -> Result<(CaName, Arc<CaBundle>), Condition> {
@@ -185,7 +176,7 @@ impl Authorities {
     }
 }
 
-fn resolve_system(system: Option<&Arc<CaBundle>>) -> Resolved {
+pub(super) fn resolve_system(system: Option<&Arc<CaBundle>>) -> Resolved {
     let Some(roots) = system else {
         let message = "spec.validation.wellKnownCACertificates: no system trust store on this \
                            node: install ca-certificates, or use caCertificateRefs";

@@ -4,18 +4,21 @@
 //! a Service's ports, on the Service, its slices, others' ClusterIPs, and the policies that name it ([`Attached`]); what
 //! is in effect on an address, on the Services that have it; a status, on all of these.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Service;
 
 use super::attach::{Attached, without_service};
 use super::ca::Authorities;
-use super::endpoints::Slices;
+use super::changes::{Change, changes, extend, same};
+use super::conflict::Addresses;
+use super::endpoints::{self, Slices};
+use super::rows::{Id, Rows};
 use super::service::{ClusterIps, View};
-use super::snapshot::{ObjectName, Snapshot, Target};
+use super::snapshot::{ObjectName, Snapshot};
 use super::status::PolicyStatus;
-use super::{Compiled, Installation, Objects, Policy, conflict, opted_out, parallel, read};
+use super::{BackendTlsPolicy, Compiled, Installation, Objects, Policy, opted_out, parallel};
 
 /// Compiles again and again, at the cost of what has changed. Each result is what [`compile`](super::compile) gives for
 /// the same objects.
@@ -23,19 +26,32 @@ use super::{Compiled, Installation, Objects, Policy, conflict, opted_out, parall
 pub struct Compiler {
     pub(super) seen: Objects,
     installation: Installation,
-    authorities: Authorities,
+    /// Shared by the threads that read policies.
+    authorities: Mutex<Authorities>,
     cluster_ips: ClusterIps,
-    slices: Slices,
+    services: Rows<Named>,
     /// Those that did not opt out.
-    policies: HashMap<ObjectName, Arc<Policy>>,
-    /// Service → policies that name it, whether or not it exists.
-    claimants: HashMap<ObjectName, HashSet<ObjectName>>,
-    /// The Services that exist and are named.
-    attached: HashMap<ObjectName, Attached>,
-    /// What each of the Services that have an address makes of it.
-    claims: HashMap<SocketAddr, Vec<Arc<Target>>>,
-    in_effect: BTreeMap<SocketAddr, Arc<Target>>,
+    policies: Rows<Option<Arc<Policy>>>,
+    addresses: Addresses,
     statuses: BTreeMap<ObjectName, Arc<PolicyStatus>>,
+}
+
+/// What goes by the name of a Service, whether or not it exists.
+#[derive(Default)]
+struct Named {
+    service: Option<Arc<Service>>,
+    slices: Slices,
+    /// The policies that name it.
+    claimants: BTreeSet<Id>,
+    /// If it exists and is named.
+    attached: Option<Attached>,
+}
+
+/// What is to be made anew: some of it twice, until it is put in order.
+#[derive(Default)]
+struct Due {
+    services: Vec<Id>,
+    policies: Vec<Id>,
 }
 
 impl Compiler {
@@ -46,261 +62,209 @@ impl Compiler {
             self.installation = installation.clone();
             self.seen.ca_secrets = objects.ca_secrets;
         }
-        let (mut services, mut policies) = (Vec::new(), Vec::new());
-        self.follow_policies(objects, &mut services, &mut policies);
-        self.follow_services(objects, &mut services);
-        self.follow_slices(objects, &mut services);
-        order(&mut services);
-        let addresses = self.attach(&services, &mut policies);
-        self.settle(addresses, &services, &mut policies);
-        order(&mut policies);
-        let statuses = parallel::map(&policies, |name| {
-            match (self.policies.get(name), self.seen.policies.get(name)) {
-                (Some(policy), _) => Some(self.status(policy)),
-                (None, Some(left_alone)) => Some(opted_out(name, left_alone)),
-                (None, None) => None,
-            }
-        });
-        for (name, status) in policies.into_iter().zip(statuses) {
-            match status {
-                Some(status) => _ = self.statuses.insert(name, Arc::new(status)),
-                None => _ = self.statuses.remove(&name),
-            }
-        }
-        self.authorities.forget_unused();
+        let mut due = Due::default();
+        self.follow_policies(objects, &mut due);
+        self.follow_services(objects, &mut due);
+        self.follow_slices(objects, &mut due);
+        self.attach(&mut due);
+        self.settle(&mut due);
+        self.tell(&mut due);
+        self.authorities().forget_unused();
         Compiled {
             snapshot: Snapshot {
-                targets: self.in_effect.clone(),
+                targets: self.addresses.in_effect().clone(),
             },
             statuses: self.statuses.values().cloned().collect(),
         }
     }
 
     /// Reads again the policies that have changed, or whose CA objects have. One that opted out takes part in nothing.
-    fn follow_policies(
+    fn follow_policies(&mut self, objects: &Objects, due: &mut Due) {
+        let changed = self.changed_policies(objects);
+        let read = parallel::map(&changed, |(name, policy)| {
+            let policy = policy.as_ref().filter(|policy| !policy.is_opted_out())?;
+            let (authorities, installation) = (&self.authorities, &self.installation);
+            let policy = Policy::new(name, policy, authorities, objects, installation);
+            Some(Arc::new(policy))
+        });
+        self.policies.reserve(objects.policies.len());
+        self.services.reserve(objects.services.len());
+        for ((name, object), policy) in changed.iter().zip(read) {
+            let id = self.policies.find_or_add(name);
+            for target in self.policies[id].iter().flat_map(|before| &before.targets) {
+                let service = self.services.find_or_add(&target.service);
+                self.services[service].claimants.remove(&id);
+                due.services.push(service);
+            }
+            for target in policy.iter().flat_map(|policy| &policy.targets) {
+                let service = self.services.find_or_add(&target.service);
+                self.services[service].claimants.insert(id);
+                due.services.push(service);
+            }
+            match (policy, object) {
+                (Some(policy), _) => {
+                    self.policies[id] = Some(policy);
+                    due.policies.push(id);
+                    continue;
+                }
+                (None, Some(left_alone)) => {
+                    let status = Arc::new(opted_out(name, left_alone));
+                    self.statuses.insert(name.clone(), status);
+                }
+                (None, None) => _ = self.statuses.remove(name),
+            }
+            self.policies.remove(id);
+        }
+    }
+
+    /// The policies to read again, by name; those that are gone, too.
+    fn changed_policies(
         &mut self,
         objects: &Objects,
-        services: &mut Vec<ObjectName>,
-        policies: &mut Vec<ObjectName>,
-    ) {
+    ) -> Vec<(ObjectName, Option<Arc<BackendTlsPolicy>>)> {
         let cas = changes(&mut self.seen.ca_objects, &objects.ca_objects, |a, b| {
             a == b
         });
         let cas: BTreeSet<_> = cas.into_iter().map(|change| change.name).collect();
-        self.authorities.forget(&cas);
+        self.authorities().forget(&cas);
         let changed = changes(&mut self.seen.policies, &objects.policies, same);
-        policies.extend(changed.into_iter().map(|change| change.name));
+        let mut changed: Vec<_> = changed
+            .into_iter()
+            .map(|change| (change.name, change.now))
+            .collect();
         if !cas.is_empty() {
-            let named = |policy: &Policy| policy.cas.iter().any(|ca| cas.contains(ca));
-            let naming = self.policies.values().filter(|policy| named(policy));
-            policies.extend(naming.map(|policy| policy.name.clone()));
-            order(policies);
+            let policies = self.policies.iter().flat_map(|(_, policy)| policy);
+            let naming = policies.filter(|policy| policy.cas.iter().any(|ca| cas.contains(ca)));
+            let naming = naming.map(|policy| &policy.name);
+            changed.extend(naming.map(|name| (name.clone(), objects.policies.get(name).cloned())));
+            changed.sort_by(|(a, _), (b, _)| a.cmp(b));
+            changed.dedup_by(|(a, _), (b, _)| a == b);
         }
-        let all = parallel::map(policies, |name| {
-            let policy = objects.policies.get(name);
-            let policy = policy.filter(|policy| !policy.is_opted_out())?;
-            Some((policy, read(policy)))
-        });
-        for (name, read) in policies.iter().zip(all) {
-            if let Some(before) = self.policies.remove(name) {
-                for service in &before.services {
-                    if let Some(claimants) = self.claimants.get_mut(service) {
-                        claimants.remove(name);
-                    }
-                }
-                services.extend(before.services.iter().cloned());
-            }
-            let Some((policy, read)) = read else {
-                continue;
-            };
-            let (authorities, installation) = (&mut self.authorities, &self.installation);
-            let policy = Policy::new(name, policy, read, authorities, objects, installation);
-            for service in &policy.services {
-                let claimants = self.claimants.entry(service.clone()).or_default();
-                claimants.insert(name.clone());
-            }
-            services.extend(policy.services.iter().cloned());
-            self.policies.insert(name.clone(), Arc::new(policy));
-        }
+        changed
     }
 
-    fn follow_services(&mut self, objects: &Objects, services: &mut Vec<ObjectName>) {
-        let changed = changes(&mut self.seen.services, &objects.services, same);
+    fn authorities(&mut self) -> &mut Authorities {
+        let authorities = self.authorities.get_mut();
+        authorities.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow_services(&mut self, objects: &Objects, due: &mut Due) {
         let mut moved = false;
-        for change in changed {
+        for change in changes(&mut self.seen.services, &objects.services, same) {
             let (before, now) = (change.before.as_deref(), change.now.as_deref());
             moved |= self.cluster_ips.replace(&change.name, before, now);
-            services.push(change.name);
+            let id = self.services.find_or_add(&change.name);
+            self.services[id].service = change.now;
+            due.services.push(id);
         }
         if moved {
-            let all = self.attached.values().map(|attached| &attached.view);
-            let minding = all.filter(|view| view.minds_cluster_ips);
-            services.extend(minding.map(|view| view.name.clone()));
+            let minds = |named: &Named| {
+                let attached = named.attached.as_ref();
+                attached.is_some_and(|attached| attached.view.minds_cluster_ips)
+            };
+            let minding = self.services.iter().filter(|(_, named)| minds(named));
+            due.services.extend(minding.map(|(id, _)| id));
         }
     }
 
-    fn follow_slices(&mut self, objects: &Objects, services: &mut Vec<ObjectName>) {
+    fn follow_slices(&mut self, objects: &Objects, due: &mut Due) {
         let (seen, now) = (&mut self.seen.endpoint_slices, &objects.endpoint_slices);
-        for change in changes(seen, now, same) {
-            if let Some(before) = &change.before {
-                services.extend(self.slices.remove(&change.name, before));
+        for Change { name, before, now } in changes(seen, now, same) {
+            if let Some(service) = before.and_then(|slice| endpoints::owner(&name, &slice)) {
+                self.slices_of(&service, due).remove(&name);
             }
-            if let Some(now) = change.now {
-                services.extend(self.slices.insert(&change.name, now));
+            if let Some(now) = now
+                && let Some(service) = endpoints::owner(&name, &now)
+            {
+                self.slices_of(&service, due).insert(name, now);
             }
         }
     }
 
-    /// Brings these Services and the policies that name them together. The addresses that they have, or had.
-    fn attach(
-        &mut self,
-        services: &[ObjectName],
-        policies: &mut Vec<ObjectName>,
-    ) -> Vec<SocketAddr> {
-        let attached = parallel::map(services, |name| {
-            let service = self.seen.services.get(name)?;
-            let claimants = self.claimants_of(name).collect::<Vec<_>>();
+    /// The slices of a Service, which are other than they were.
+    fn slices_of(&mut self, service: &ObjectName, due: &mut Due) -> &mut Slices {
+        let service = self.services.find_or_add(service);
+        due.services.push(service);
+        &mut self.services[service].slices
+    }
+
+    /// Brings Services and the policies that name them together.
+    fn attach(&mut self, due: &mut Due) {
+        order(&mut due.services);
+        let attached = parallel::map(&due.services, |id| {
+            let named = &self.services[*id];
+            let service = named.service.as_ref()?;
+            let claimants = named.claimants.iter();
+            let claimants: Vec<_> = claimants.flat_map(|id| &self.policies[*id]).collect();
             if claimants.is_empty() {
                 return None;
             }
-            let view = View::new(name, service, &self.cluster_ips, &self.slices);
-            Some(Attached::new(view, claimants, &self.slices))
+            let name = self.services.name(*id);
+            let view = View::new(name, service, &self.cluster_ips, &named.slices);
+            Some(Attached::new(view, claimants, &named.slices))
         });
-        let mut addresses = Vec::new();
-        for (name, attached) in services.iter().zip(attached) {
-            let before = self.attached.remove(name).map(|before| before.targets);
+        let mut claims = Vec::new();
+        for (id, attached) in due.services.iter().zip(attached) {
+            let named = &mut self.services[*id];
+            due.policies.extend(&named.claimants);
+            let before = named.attached.take().map(|before| before.targets);
             for (address, target) in before.into_iter().flatten() {
-                addresses.push(address);
-                if let Some(claims) = self.claims.get_mut(&address) {
-                    claims.retain(|claim| !Arc::ptr_eq(claim, &target));
-                }
+                self.addresses.withdraw(address, &target);
             }
-            policies.extend(self.claimants_of(name).map(|policy| policy.name.clone()));
-            if self.claimants.get(name).is_some_and(HashSet::is_empty) {
-                self.claimants.remove(name);
+            claims.extend(
+                attached
+                    .iter()
+                    .flat_map(|attached| attached.targets.iter().cloned()),
+            );
+            named.attached = attached;
+            if named.service.is_none() && named.claimants.is_empty() && named.slices.is_empty() {
+                self.services.remove(*id);
             }
-            let Some(attached) = attached else {
-                continue;
-            };
-            for (address, target) in &attached.targets {
-                addresses.push(*address);
-                let claims = self.claims.entry(*address).or_default();
-                claims.push(Arc::clone(target));
-            }
-            self.attached.insert(name.clone(), attached);
         }
-        addresses
+        self.addresses.claim(claims);
     }
 
-    /// The policies that name a Service.
-    fn claimants_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<Policy>> {
-        let claimants = self.claimants.get(service).into_iter().flatten();
-        claimants.filter_map(|policy| self.policies.get(policy))
+    /// Decides what is in effect on addresses that several Services have, or had. Another Service may be refused now, or
+    /// not any more: that changes the statuses of its policies.
+    fn settle(&mut self, due: &mut Due) {
+        for service in self.addresses.settle() {
+            let service = self.services.find(&service);
+            let claimants = service.map(|service| &self.services[service].claimants);
+            due.policies.extend(claimants.into_iter().flatten());
+        }
     }
 
-    /// Decides what is in effect on these addresses. Another Service that has one of them may be refused now, or not any
-    /// more: that changes the statuses of its policies.
-    fn settle(
-        &mut self,
-        addresses: Vec<SocketAddr>,
-        services: &[ObjectName],
-        policies: &mut Vec<ObjectName>,
-    ) {
-        for address in addresses {
-            let claims = self.claims.get(&address).map(Vec::as_slice);
-            let Some(target) = conflict::settle(address, claims.unwrap_or_default()) else {
-                self.claims.remove(&address);
-                self.in_effect.remove(&address);
-                continue;
-            };
-            let others = claims.into_iter().flatten().map(|claim| &claim.service);
-            for other in others.filter(|other| services.binary_search(other).is_err()) {
-                policies.extend(self.claimants.get(other).into_iter().flatten().cloned());
-            }
-            self.in_effect.insert(address, target);
-        }
+    /// Makes the statuses of policies anew.
+    fn tell(&mut self, due: &mut Due) {
+        order(&mut due.policies);
+        let statuses = parallel::map(&due.policies, |id| {
+            let policy = self.policies[*id].as_ref()?;
+            Some((policy.name.clone(), Arc::new(self.status(policy))))
+        });
+        extend(&mut self.statuses, statuses.flatten().collect());
     }
 
     fn status(&self, policy: &Policy) -> PolicyStatus {
-        let targets = policy.spec.targets.iter().zip(&policy.services);
-        let ancestors = targets.map(|(target, service)| match self.attached.get(service) {
-            Some(attached) => attached.ancestor(policy, target, &self.in_effect),
-            None => without_service(policy, target, service),
+        let ancestors = policy.targets.iter().map(|target| {
+            let service = self.services.find(&target.service);
+            match service.and_then(|id| self.services[id].attached.as_ref()) {
+                Some(attached) => attached.ancestor(policy, target, &self.addresses),
+                None => without_service(policy, target),
+            }
         });
         PolicyStatus {
             policy: policy.name.clone(),
             generation: policy.generation,
             ancestors: ancestors.collect(),
-            problems: policy.spec.problems.clone(),
+            problems: policy.problems.clone(),
             opted_out: false,
             warnings: policy.warnings.clone(),
         }
     }
 }
 
-/// Each once; in order, since objects whose names are beside each other are beside each other in memory.
-fn order(names: &mut Vec<ObjectName>) {
-    names.sort();
-    names.dedup();
-}
-
-/// An object that is not what it was.
-struct Change<K, V> {
-    name: K,
-    before: Option<V>,
-    now: Option<V>,
-}
-
-type Entry<'a, K, V> = (&'a K, &'a V);
-
-/// An object, by pointer, has one name: that need not be looked at.
-fn same<K, T>(before: Entry<K, Arc<T>>, now: Entry<K, Arc<T>>) -> bool {
-    Arc::ptr_eq(before.1, now.1)
-}
-
-/// What is other in `now` than in `seen`, which is brought up to date. What is the `same` is not compared.
-fn changes<K: Clone + Ord, V: Clone + PartialEq>(
-    seen: &mut BTreeMap<K, V>,
-    now: &BTreeMap<K, V>,
-    same: fn(Entry<K, V>, Entry<K, V>) -> bool,
-) -> Vec<Change<K, V>> {
-    let mut differing = Vec::new();
-    let (mut before, mut after) = (seen.iter().peekable(), now.iter().peekable());
-    loop {
-        // Both are sorted by name.
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => break,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(before), Some(after)) if same(*before, *after) => Ordering::Equal,
-            (Some(before), Some(after)) => before.0.cmp(after.0),
-        };
-        let before = before.next_if(|_| order.is_le());
-        let now = after.next_if(|_| order.is_ge());
-        if let (Some(before), Some(now)) = (before, now)
-            && same(before, now)
-        {
-            continue;
-        }
-        let Some((name, _)) = before.or(now) else {
-            break;
-        };
-        differing.push(Change {
-            name: name.clone(),
-            before: before.map(|(_, before)| before.clone()),
-            now: now.map(|(_, now)| now.clone()),
-        });
-    }
-    if differing.len() > now.len() / 8 {
-        seen.clone_from(now); // of many, the faster way
-    } else {
-        for change in &differing {
-            match &change.now {
-                Some(now) => _ = seen.insert(change.name.clone(), now.clone()),
-                None => _ = seen.remove(&change.name),
-            }
-        }
-    }
-    differing.retain(|change| change.before != change.now);
-    differing
+/// Each once, and in the order in which rows lie in memory.
+fn order(ids: &mut Vec<Id>) {
+    ids.sort_unstable();
+    ids.dedup();
 }

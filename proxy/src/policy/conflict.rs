@@ -1,10 +1,11 @@
 //! Who wins where two policies meet: on one target (GEP-1897, GEP-713), or on one address of two Services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Policy;
+use super::changes::extend;
 use super::service::Scope;
 use super::snapshot::{ObjectName, Refusal, Target};
 use super::status::{Reason, listed};
@@ -18,18 +19,37 @@ impl Policy {
 }
 
 /// The winning policy of each target of a Service that has one, valid or not.
-#[derive(Default)]
-pub(super) struct Winners(BTreeMap<Scope, Arc<Policy>>);
+pub(super) struct Winners {
+    service: Option<Arc<Policy>>,
+    /// By a port's place.
+    ports: Vec<Option<Arc<Policy>>>,
+}
 
 impl Winners {
+    /// For a Service with so many ports: none yet.
+    pub(super) fn new(ports: usize) -> Self {
+        Self {
+            service: None,
+            ports: vec![None; ports],
+        }
+    }
+
     /// Enters a policy for a target. The first one stays: call in order of precedence.
     pub(super) fn claim(&mut self, scope: Scope, policy: &Arc<Policy>) {
-        self.0.entry(scope).or_insert_with(|| Arc::clone(policy));
+        let winner = match scope {
+            Scope::Service => &mut self.service,
+            Scope::Port(port) => &mut self.ports[port],
+        };
+        winner.get_or_insert_with(|| Arc::clone(policy));
     }
 
     /// The policy that won this very target.
     pub(super) fn of(&self, scope: Scope) -> Option<&Arc<Policy>> {
-        self.0.get(&scope)
+        let winner = match scope {
+            Scope::Service => &self.service,
+            Scope::Port(port) => &self.ports[port],
+        };
+        winner.as_ref()
     }
 
     /// The policy that is in force on a port: its own before the Service's.
@@ -39,9 +59,85 @@ impl Winners {
     }
 }
 
+/// What is in effect on every address that some Service claims.
+#[derive(Default)]
+pub(super) struct Addresses {
+    in_effect: BTreeMap<SocketAddr, Arc<Target>>,
+    /// The claims to an address, where there are several.
+    contested: HashMap<SocketAddr, Vec<Arc<Target>>>,
+    /// Those of the contested that were claimed or withdrawn since they were settled.
+    unsettled: BTreeSet<SocketAddr>,
+}
+
+impl Addresses {
+    pub(super) fn in_effect(&self) -> &BTreeMap<SocketAddr, Arc<Target>> {
+        &self.in_effect
+    }
+
+    /// Why a contested address is refused.
+    pub(super) fn refusal(&self, address: &SocketAddr) -> Option<&Refusal> {
+        if !self.contested.contains_key(address) {
+            return None;
+        }
+        self.in_effect.get(address)?.plan.as_ref().err()
+    }
+
+    /// Enters claims of Services. Where an address has several, that is to be settled.
+    pub(super) fn claim(&mut self, mut claims: Vec<(SocketAddr, Arc<Target>)>) {
+        claims.sort_by_key(|(address, _)| *address);
+        let mut free = Vec::new();
+        for same in claims.chunk_by(|(a, _), (b, _)| a == b) {
+            match same {
+                [claim] if !self.in_effect.contains_key(&claim.0) => free.push(claim.clone()),
+                _ => same.iter().for_each(|claim| self.contest(claim)),
+            }
+        }
+        extend(&mut self.in_effect, free);
+    }
+
+    fn contest(&mut self, (address, target): &(SocketAddr, Arc<Target>)) {
+        if let Some(claims) = self.contested.get_mut(address) {
+            claims.push(Arc::clone(target));
+        } else if let Some(other) = self.in_effect.insert(*address, Arc::clone(target)) {
+            self.contested
+                .insert(*address, vec![other, Arc::clone(target)]);
+        }
+        self.unsettled.insert(*address);
+    }
+
+    /// Takes back what was claimed; then as for [`Self::claim`].
+    pub(super) fn withdraw(&mut self, address: SocketAddr, target: &Arc<Target>) {
+        if let Some(claims) = self.contested.get_mut(&address) {
+            claims.retain(|claim| !Arc::ptr_eq(claim, target));
+            self.unsettled.insert(address);
+        } else {
+            self.in_effect.remove(&address);
+        }
+    }
+
+    /// Decides what is in effect where several Services claim an address, or did. Those that claim it.
+    pub(super) fn settle(&mut self) -> BTreeSet<ObjectName> {
+        let mut services = BTreeSet::new();
+        for address in std::mem::take(&mut self.unsettled) {
+            let Some(claims) = self.contested.get(&address) else {
+                continue;
+            };
+            services.extend(claims.iter().map(|claim| claim.service.clone()));
+            match settle(address, claims) {
+                Some(target) => _ = self.in_effect.insert(address, target),
+                None => _ = self.in_effect.remove(&address),
+            }
+            if claims.len() < 2 {
+                self.contested.remove(&address);
+            }
+        }
+        services
+    }
+}
+
 /// One target for an address. Two Services can share an external address, or a pod; where they want different things of
 /// it, nobody can tell which one a client means, so it is refused.
-pub(super) fn settle(address: SocketAddr, claims: &[Arc<Target>]) -> Option<Arc<Target>> {
+fn settle(address: SocketAddr, claims: &[Arc<Target>]) -> Option<Arc<Target>> {
     // Of equals the first stays.
     let mut first = Arc::clone(
         claims

@@ -1,6 +1,6 @@
 //! EndpointSlices: where to dial for a target, or of a headless Service, what clients dial.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -15,43 +15,28 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label of a headless Service's slices. In a cluster no others are asked for.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// EndpointSlices by Service, and by their own names.
+/// The EndpointSlices of a Service, by their own names.
 #[derive(Default)]
-pub(super) struct Slices(HashMap<ObjectName, BTreeMap<ObjectName, Arc<EndpointSlice>>>);
+pub(super) struct Slices(BTreeMap<ObjectName, Arc<EndpointSlice>>);
 
 impl Slices {
-    /// Enters a slice. The Service that it belongs to.
-    pub(super) fn insert(
-        &mut self,
-        name: &ObjectName,
-        slice: Arc<EndpointSlice>,
-    ) -> Option<ObjectName> {
-        let service = owner(name, &slice)?;
-        let of_service = self.0.entry(service.clone()).or_default();
-        of_service.insert(name.clone(), slice);
-        Some(service)
+    pub(super) fn insert(&mut self, name: ObjectName, slice: Arc<EndpointSlice>) {
+        self.0.insert(name, slice);
     }
 
-    /// Takes a slice out, which was entered. The Service that it belongs to.
-    pub(super) fn remove(
-        &mut self,
-        name: &ObjectName,
-        slice: &EndpointSlice,
-    ) -> Option<ObjectName> {
-        let service = owner(name, slice)?;
-        let of_service = self.0.get_mut(&service)?;
-        of_service.remove(name);
-        if of_service.is_empty() {
-            self.0.remove(&service);
-        }
-        Some(service)
+    pub(super) fn remove(&mut self, name: &ObjectName) {
+        self.0.remove(name);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What clients of a headless Service dial for its port: every endpoint that they can have found, whatever its
     /// conditions, at the slice's port number.
-    pub(super) fn dialled(&self, service: &ObjectName, port_name: &str) -> Vec<SocketAddr> {
+    pub(super) fn dialled(&self, port_name: &str) -> Vec<SocketAddr> {
         let mut found = BTreeSet::new();
-        for slice in self.of(service) {
+        for slice in self.0.values() {
             let ports = slice.ports.iter().flatten();
             for port in ports.filter_map(|port| number(port, port_name)) {
                 let texts = slice.endpoints.iter().flat_map(|e| &e.addresses);
@@ -62,21 +47,12 @@ impl Slices {
         found.into_iter().collect()
     }
 
-    fn of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
-        let slices = self.0.get(service).into_iter().flat_map(BTreeMap::values);
-        slices.map(AsRef::as_ref)
-    }
-
     /// The ready endpoints of a Service's port, in the family of the address that the client dialled.
-    pub(super) fn upstream(
-        &self,
-        service: &ObjectName,
-        port_name: &str,
-        dialled: IpAddr,
-    ) -> Upstream {
+    pub(super) fn upstream(&self, port_name: &str, dialled: IpAddr) -> Upstream {
         // A cluster shows slices with this label only: here they are left over, and kube-proxy knows better.
         let mut slices = self
-            .of(service)
+            .0
+            .values()
             .filter(|slice| label(slice, HEADLESS).is_none())
             .peekable();
         if slices.peek().is_none() {
@@ -99,9 +75,13 @@ impl Slices {
     }
 }
 
-fn owner(slice_name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
+/// The Service that a slice belongs to.
+pub(super) fn owner(slice_name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
     let service = label(slice, SERVICE_NAME)?;
-    Some(ObjectName::new(&slice_name.namespace, service))
+    Some(ObjectName {
+        namespace: Arc::clone(&slice_name.namespace),
+        name: service.into(),
+    })
 }
 
 fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a str> {

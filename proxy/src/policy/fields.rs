@@ -54,22 +54,20 @@ impl<'p, 'a> Node<'p, 'a> {
     }
 
     /// The values of a map whose keys are free; none when this is not an object.
-    pub(super) fn entries(&'p self) -> Vec<(&'a str, Node<'p, 'a>)>
+    pub(super) fn entries(&'p self) -> impl Iterator<Item = (&'a str, Node<'p, 'a>)>
     where
         'a: 'p,
     {
         let entries = self.value.as_object().into_iter().flatten();
-        let entry = |(key, value): (&'a String, _)| {
-            (
-                key.as_str(),
-                Node {
-                    parent: Some(self),
-                    step: Step::Key(key),
-                    value,
-                },
-            )
-        };
-        entries.map(entry).collect()
+        entries.map(move |(key, value)| {
+            let (parent, step) = (Some(self), Step::Key(key));
+            let entry = Node {
+                parent,
+                step,
+                value,
+            };
+            (key.as_str(), entry)
+        })
     }
 
     /// Whether this is an object; if not, absent included, that is noted.

@@ -8,6 +8,7 @@ mod asked;
 mod attach;
 mod ca;
 mod ca_object;
+mod changes;
 mod compiler;
 mod conflict;
 mod endpoints;
@@ -16,6 +17,7 @@ mod fields;
 mod objects;
 mod options;
 mod parallel;
+mod rows;
 mod rules;
 mod service;
 mod snapshot;
@@ -25,7 +27,8 @@ mod tests;
 mod unknown;
 mod validate;
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use api::BackendTlsPolicy;
 pub(crate) use ca::{ALLOW_SECRETS, ca_bundles, ca_names, certificates};
@@ -44,7 +47,8 @@ pub use status::{AncestorStatus, Condition, PolicyStatus, Reason};
 use k8s_openapi::jiff::Timestamp;
 
 use ca::{Authorities, Resolved};
-use validate::{Spec, Trust};
+use fields::Problems;
+use validate::{CaRef, TargetRef, Trust};
 
 use crate::pods::decide::{ENABLED, REDIRECT};
 
@@ -83,7 +87,10 @@ struct Policy {
     uid: Option<String>,
     generation: Option<i64>,
     created: Option<Timestamp>,
-    spec: Spec,
+    targets: Vec<TargetRef>,
+    validation_mode: ValidationMode,
+    /// What is wrong with its spec.
+    problems: Problems,
     /// What its author should know of the spec, although it is no mistake.
     warnings: Vec<String>,
     /// The TLS it asks for; or condition `Accepted`, which is False.
@@ -92,69 +99,61 @@ struct Policy {
     resolved_refs: Option<Condition>,
     /// The CA objects that it names, whether or not they exist.
     cas: Vec<CaName>,
-    /// The Service of each of its targets, whether or not it exists.
-    services: Vec<ObjectName>,
 }
 
 impl Policy {
-    /// `spec` and `warnings` are what [`read`] gives.
+    /// Reads it, and the CA objects that it names.
     fn new(
         name: &ObjectName,
         policy: &BackendTlsPolicy,
-        (mut spec, warnings): (Spec, Vec<String>),
-        authorities: &mut Authorities,
+        authorities: &Mutex<Authorities>,
         objects: &Objects,
         installation: &Installation,
     ) -> Self {
+        let mut spec = validate::read(&name.namespace, &policy.spec);
         if !installation.insecure_validation {
             spec.forbid_insecure_validation();
         }
-        let generation = policy.metadata.generation;
         let invalid = || Condition::new(Reason::Invalid, spec.problems.join("; "));
+        let mut cas = Vec::new();
         let Resolved { roots, condition } = match &spec.trust {
-            Some(trust) => {
-                let system = installation.system_roots.as_ref();
-                authorities.resolve(&name.namespace, trust, objects, system)
+            Some(Trust::Refs(refs)) => {
+                let named = |ca_ref: &CaRef| ca_ref.named_in(&name.namespace);
+                cas.extend(refs.iter().filter_map(named));
+                let authorities = authorities.lock();
+                let mut authorities = authorities.unwrap_or_else(PoisonError::into_inner);
+                authorities.resolve(&name.namespace, refs, objects)
             }
+            Some(Trust::System) => ca::resolve_system(installation.system_roots.as_ref()),
             None => Resolved {
                 roots: Err(invalid()),
                 condition: None,
             },
         };
-        let plan = if spec.problems.is_empty() {
-            roots.map(|roots| Arc::new(spec.origination(roots)))
+        let roots = if spec.problems.is_empty() {
+            roots
         } else {
             Err(invalid())
         };
-        let refs = match &spec.trust {
-            Some(Trust::Refs(refs)) => refs.as_slice(),
-            Some(Trust::System) | None => &[],
-        };
-        let cas = refs
-            .iter()
-            .filter_map(|ca_ref| ca_ref.named_in(&name.namespace));
-        let services = spec.targets.iter().map(|target| ObjectName {
-            namespace: Arc::clone(&name.namespace),
-            name: target.service.as_str().into(),
-        });
         let created = policy.metadata.creation_timestamp.as_ref();
         Self {
             name: name.clone(),
             uid: policy.metadata.uid.clone(),
-            generation,
+            generation: policy.metadata.generation,
             created: created.map(|time| time.0),
-            cas: cas.collect(),
-            services: services.collect(),
-            spec,
-            warnings,
-            plan,
+            cas,
+            targets: mem::take(&mut spec.targets),
+            validation_mode: spec.options.validation_mode,
+            problems: mem::take(&mut spec.problems),
+            warnings: warnings(policy),
+            plan: roots.map(|roots| Arc::new(spec.origination(roots))),
             resolved_refs: condition,
         }
     }
 }
 
-/// What a policy says, and what of it is no mistake but has no effect.
-fn read(policy: &BackendTlsPolicy) -> (Spec, Vec<String>) {
+/// What of a policy is no mistake but has no effect.
+fn warnings(policy: &BackendTlsPolicy) -> Vec<String> {
     let mut warnings = unknown::unknown_fields(&policy.spec);
     if let Some(value) = policy.redirect().filter(|value| *value != ENABLED) {
         let value = status::quoted(value);
@@ -163,5 +162,5 @@ fn read(policy: &BackendTlsPolicy) -> (Spec, Vec<String>) {
              alone"
         ));
     }
-    (validate::read(&policy.spec), warnings)
+    warnings
 }

@@ -171,12 +171,12 @@ pub(super) fn read(options: &Node, problems: &mut Problems) -> Options {
     if options.absent() || !options.is_object(problems) {
         return read;
     }
-    let entries = options.entries();
-    if entries.len() > 16 {
-        let what = format!("has {} entries: at most 16 are allowed", entries.len());
+    let count = options.entries().count();
+    if count > 16 {
+        let what = format!("has {count} entries: at most 16 are allowed");
         options.wrong(problems, &what);
     }
-    for (key, option) in entries {
+    for (key, option) in options.entries() {
         let value = option.required("give it a value", rules::option_value, problems);
         let (Some(key), Some(value)) = (key.strip_prefix(PREFIX), value) else {
             continue;
@@ -202,7 +202,7 @@ pub(super) fn read(options: &Node, problems: &mut Problems) -> Options {
 }
 
 impl Options {
-    /// Whether a handshake is possible with versions and cipher suites.
+    /// Whether a handshake is possible with versions, cipher suites and groups.
     fn agree(&self) -> Result<(), String> {
         let (min, max) = self.versions();
         if min > max {
@@ -210,11 +210,31 @@ impl Options {
                 "{PREFIX}min-tls-version is above {PREFIX}max-tls-version"
             ));
         }
-        let within = |suite: &CipherSuite| (min..=max).contains(&values::version_of(*suite));
-        if !self.cipher_suites.is_empty() && !self.cipher_suites.iter().any(within) {
+        let suites = self.cipher_suites.as_slice();
+        let has_suite = |version| {
+            suites
+                .iter()
+                .any(|suite| values::version_of(*suite) == version)
+        };
+        let mut offered = vec![TlsVersion::Tls12, TlsVersion::Tls13];
+        offered.retain(|version| {
+            (min..=max).contains(version) && (suites.is_empty() || has_suite(*version))
+        });
+        if offered.is_empty() {
             return Err(format!(
                 "{PREFIX}cipher-suites has none for the versions allowed: add one, or change {PREFIX}min-tls-version \
                  or {PREFIX}max-tls-version"
+            ));
+        }
+        let serves = |group| {
+            offered
+                .iter()
+                .any(|version| values::serves(group, *version))
+        };
+        if !self.groups.is_empty() && !self.groups.iter().any(|group| serves(*group)) {
+            return Err(format!(
+                "{PREFIX}key-exchange-groups has none for TLS 1.2, the only version offered: add one without MLKEM, or \
+                 allow TLS 1.3"
             ));
         }
         Ok(())

@@ -49,31 +49,23 @@ pub(super) fn subdomain(text: &str) -> Result<(), String> {
 
 /// `PreciseHostname`, fit to be sent as SNI (RFC 6066 section 3: no IP address).
 pub(super) fn hostname(text: &str) -> Result<(), String> {
-    let shown = quoted(text);
+    let wrong = |what: &str| Err(format!("{} {what}", quoted(text)));
     if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
-        return Err(format!(
-            "{shown} is an IP address: use a DNS name of the server's certificate"
-        ));
+        return wrong("is an IP address: use a DNS name of the server's certificate");
     }
     if text.starts_with("*.") {
-        return Err(format!("{shown} has a wildcard: use the full DNS name"));
+        return wrong("has a wildcard: use the full DNS name");
     }
     length(text, 253)?;
     if !text.split('.').all(is_label) {
-        return Err(format!(
-            "{shown} is not a DNS name: use lower-case letters, digits, \"-\" and \".\" only"
-        ));
+        return wrong("is not a DNS name: use lower-case letters, digits, \"-\" and \".\" only");
     }
     if text.split('.').any(|label| label.len() > 63) {
-        return Err(format!(
-            "{shown} has a label of more than 63 characters: no DNS name has"
-        ));
+        return wrong("has a label of more than 63 characters: no DNS name has");
     }
     let last = text.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(format!(
-            "{shown} ends in a number, as an IP address does: use a DNS name"
-        ));
+        return wrong("ends in a number, as an IP address does: use a DNS name");
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ const PLAINTEXT: [&str; 5] = ["http", "h2c", "ws", "kubernetes.io/h2c", "kuberne
 
 /// Which Services have a ClusterIP; more than one only in files.
 #[derive(Default)]
-pub(super) struct ClusterIps(HashMap<IpAddr, BTreeSet<ObjectName>>);
+pub(super) struct ClusterIps(HashMap<IpAddr, Vec<ObjectName>>);
 
 impl ClusterIps {
     /// A Service is another than before. Whether its ClusterIPs are.
@@ -62,27 +62,30 @@ impl ClusterIps {
         before: Option<&Service>,
         now: Option<&Service>,
     ) -> bool {
-        let ips = |service: Option<&Service>| -> BTreeSet<IpAddr> {
+        let ips = |service: Option<&Service>| {
             let texts = service.into_iter().flat_map(cluster_ip_texts);
-            texts.filter_map(parse_ip).collect()
+            let mut ips: Vec<_> = texts.filter_map(parse_ip).collect();
+            ips.sort();
+            ips.dedup();
+            ips
         };
         let (before, now) = (ips(before), ips(now));
-        for gone in before.difference(&now) {
+        for gone in before.iter().filter(|ip| !now.contains(ip)) {
             if let Some(owners) = self.0.get_mut(gone) {
-                owners.remove(name);
+                owners.retain(|owner| owner != name);
                 if owners.is_empty() {
                     self.0.remove(gone);
                 }
             }
         }
-        for new in now.difference(&before) {
-            self.0.entry(*new).or_default().insert(name.clone());
+        for new in now.iter().filter(|ip| !before.contains(ip)) {
+            self.0.entry(*new).or_default().push(name.clone());
         }
         before != now
     }
 
     fn owner(&self, ip: IpAddr) -> Option<&ObjectName> {
-        self.0.get(&ip)?.first()
+        self.0.get(&ip)?.iter().min()
     }
 }
 
@@ -132,7 +135,7 @@ impl View {
         self.minds_cluster_ips = true;
         let mut others = BTreeSet::new();
         for port in &mut self.ports {
-            let dialled = slices.dialled(&self.name, &port.name).into_iter();
+            let dialled = slices.dialled(&port.name).into_iter();
             port.addresses = dialled
                 .filter(|dialled| {
                     let ip = dialled.ip();
@@ -233,27 +236,28 @@ impl View {
 
     /// The scope in words.
     pub(super) fn describe(&self, scope: Scope) -> String {
-        let ports = match scope {
-            Scope::Service => "all ports".to_owned(),
-            Scope::Port(_) => self
-                .ports_in(scope)
-                .map(|(_, port)| port.to_string())
-                .collect(),
-        };
-        format!("Service {}, {ports}", self.name)
+        match scope {
+            Scope::Service => format!("Service {}, all ports", self.name),
+            Scope::Port(port) => format!("Service {}, {}", self.name, self.ports[port]),
+        }
     }
 
     /// The ports in `scope`, with their places.
     pub(super) fn ports_in(&self, scope: Scope) -> impl Iterator<Item = (usize, &Port)> {
-        let inside =
-            move |place: &(usize, _)| scope == Scope::Service || scope == Scope::Port(place.0);
-        self.ports.iter().enumerate().filter(inside)
+        let (skipped, count) = match scope {
+            Scope::Service => (0, self.ports.len()),
+            Scope::Port(place) => (place, 1),
+        };
+        self.ports.iter().enumerate().skip(skipped).take(count)
     }
 
     /// Why TLS can't be originated in `scope` at all: it has ports, and none is TCP.
     pub(super) fn without_tcp(&self, scope: Scope) -> Option<String> {
+        if self.ports_in(scope).any(|(_, port)| port.is_tcp()) {
+            return None;
+        }
         let ports: Vec<&Port> = self.ports_in(scope).map(|(_, port)| port).collect();
-        if ports.is_empty() || ports.iter().any(|port| port.is_tcp()) {
+        if ports.is_empty() {
             return None;
         }
         let (name, ports) = (&self.name, listed(ports.into_iter()));

@@ -32,7 +32,8 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        let parts = [&self.namespace, "/", &self.name];
+        parts.into_iter().try_for_each(|part| f.write_str(part))
     }
 }
 

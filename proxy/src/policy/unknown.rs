@@ -4,6 +4,13 @@ use serde_json::Value;
 
 use super::fields::{Node, Problems};
 
+const VALIDATION: [&str; 4] = [
+    "hostname",
+    "subjectAltNames",
+    "caCertificateRefs",
+    "wellKnownCACertificates",
+];
+
 /// The fields of `spec` that the CRD doesn't have, and the keys of its options that it reserves: a sentence each. The
 /// API server drops such a field, and `kubectl apply` (strict validation) refuses it.
 pub(super) fn unknown_fields(spec: &Value) -> Problems {
@@ -14,9 +21,7 @@ pub(super) fn unknown_fields(spec: &Value) -> Problems {
     let target = ["group", "kind", "name", "sectionName"];
     each(&spec.get("targetRefs"), &target, &mut found);
     let validation = spec.get("validation");
-    let sources = ["caCertificateRefs", "wellKnownCACertificates"];
-    let names = ["hostname", "subjectAltNames"];
-    only(&validation, &[names, sources].concat(), &mut found);
+    only(&validation, &VALIDATION, &mut found);
     each(&validation.get("caCertificateRefs"), &reference, &mut found);
     let name = ["type", "hostname", "uri"];
     each(&validation.get("subjectAltNames"), &name, &mut found);

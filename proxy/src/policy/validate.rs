@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::fields::{Node, Problems};
-use super::snapshot::{CaBundle, Origination, SubjectAltName};
+use super::snapshot::{CaBundle, ObjectName, Origination, SubjectAltName};
 use super::{Options, ValidationMode, options, rules, status::quoted};
 
 /// How an installation allows less than full verification.
@@ -40,12 +40,12 @@ impl Spec {
     }
 
     /// What a valid spec asks for, with these trust anchors.
-    pub(super) fn origination(&self, roots: Arc<CaBundle>) -> Origination {
+    pub(super) fn origination(self, roots: Arc<CaBundle>) -> Origination {
         Origination {
-            hostname: self.hostname.clone(),
-            subject_alt_names: self.subject_alt_names.clone(),
+            hostname: self.hostname,
+            subject_alt_names: self.subject_alt_names,
             roots,
-            options: self.options.clone(),
+            options: self.options,
         }
     }
 }
@@ -53,7 +53,7 @@ impl Spec {
 /// A Service of the policy's namespace, or one port of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TargetRef {
-    pub(super) service: String,
+    pub(super) service: ObjectName,
     pub(super) section: Option<String>,
 }
 
@@ -69,15 +69,15 @@ pub(super) enum Trust {
 pub(super) struct CaRef {
     pub(super) group: String,
     pub(super) kind: String,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
 }
 
-/// Reads the `spec` of a BackendTLSPolicy.
-pub(super) fn read(spec: &Value) -> Spec {
+/// Reads the `spec` of a BackendTLSPolicy in this namespace.
+pub(super) fn read(namespace: &Arc<str>, spec: &Value) -> Spec {
     let mut problems = Problems::new();
     let spec = Node::root("spec", spec);
     if spec.is_object(&mut problems) {
-        return read_object(&spec, problems);
+        return read_object(namespace, &spec, problems);
     }
     Spec {
         problems,
@@ -85,8 +85,8 @@ pub(super) fn read(spec: &Value) -> Spec {
     }
 }
 
-fn read_object(spec: &Node, mut problems: Problems) -> Spec {
-    let targets = targets(&spec.get("targetRefs"), &mut problems);
+fn read_object(namespace: &Arc<str>, spec: &Node, mut problems: Problems) -> Spec {
+    let targets = targets(namespace, &spec.get("targetRefs"), &mut problems);
     let validation = spec.get("validation");
     let known = validation.is_object(&mut problems);
     let mut noted = Problems::new();
@@ -117,7 +117,7 @@ fn read_object(spec: &Node, mut problems: Problems) -> Spec {
 
 /// The Services among the targetRefs. Whatever else is wrong with an entry, if it has a name it is a target, so that
 /// it is refused; an unreadable group or kind stands for a Service, an unreadable sectionName for all its ports.
-fn targets(refs: &Node, problems: &mut Problems) -> Vec<TargetRef> {
+fn targets(namespace: &Arc<str>, refs: &Node, problems: &mut Problems) -> Vec<TargetRef> {
     let entries = refs.list(16, problems);
     if entries.is_empty() && refs.absent() {
         refs.wrong(problems, "required, and missing: name the Service");
@@ -152,7 +152,10 @@ fn targets(refs: &Node, problems: &mut Problems) -> Vec<TargetRef> {
         .into_iter()
         .filter(|t| t.group.is_empty() && t.kind == "Service");
     ours.map(|t| TargetRef {
-        service: t.name.to_owned(),
+        service: ObjectName {
+            namespace: Arc::clone(namespace),
+            name: t.name.into(),
+        },
         section: t.section,
     })
     .collect()
@@ -244,7 +247,7 @@ fn ca_ref(entry: &Node, problems: &mut Problems) -> Option<CaRef> {
     Some(CaRef {
         group: group?.to_owned(),
         kind: kind?.to_owned(),
-        name: name?.to_owned(),
+        name: name?.into(),
     })
 }
 

@@ -13,12 +13,12 @@ use super::departure::Departure;
 use super::framing::Framing;
 use super::http1::is_pooled;
 use super::opening::{Opening, complete, read_first};
-use super::record::Recorded;
+use super::plain::Plain;
 use super::registry::Registered;
 use super::relay::{End, Relay, Tally, until_idle};
 use super::respond::{Answer, abort_by_default, close, refuse, reset_after_flush};
 use super::rewrite::{Client, rewrite};
-use super::upstream::{Upstream, prepare};
+use super::upstream::Upstream;
 use super::{Proxy, Route};
 use crate::access_log::Access;
 use crate::addr::ClientAddr;
@@ -42,7 +42,6 @@ pub(super) async fn serve(
     let Some(route) = claimed else {
         // Stale, or forged by a process of the pod.
         proxy.metrics.unknown_targets.inc();
-        abort_by_default(&client);
         return;
     };
     let mut connection = Connection::new(&proxy, &pod, &route, client_addr);
@@ -100,8 +99,6 @@ impl Connection {
         pod: &Arc<Pod>,
         mut client: TcpStream,
     ) -> Result<(), Failure> {
-        abort_by_default(&client);
-        prepare(&client).map_err(|error| client_gone(&error))?;
         let dialer = Arc::clone(&proxy.dialer);
         let mut upstream = Upstream::new(dialer, Arc::clone(pod), Arc::clone(&self.route));
         upstream.lazy = proxy.pool.has(pod, &self.route);
@@ -142,7 +139,8 @@ impl Connection {
         }
         match departure.or(upstream.secured(alpn)).await {
             Ok(stream) if alpn != Alpn::None && self.route.options().rewrite_host => {
-                self.rewrite(client, stream, opening.first).await
+                // Boxed: it is large, and not every connection is to carry it.
+                Box::pin(self.rewrite(client, stream, opening.first)).await
             }
             Ok(stream) => {
                 self.relay_secured(client, stream, opening, None).await?;
@@ -171,7 +169,7 @@ impl Connection {
     }
 
     pub(super) fn note_session(&mut self, stream: &ServerStream) {
-        self.access.upstream = stream.get_ref().0.get_ref().peer_addr().ok();
+        self.access.upstream = stream.get_ref().peer_addr().ok();
         let session = Session::of(stream);
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
@@ -194,21 +192,21 @@ impl Connection {
     ) -> Result<Option<(TcpStream, Box<ServerStream>)>, Failure> {
         self.note_session(&stream);
         let protocol = opening.protocol;
-        let record = matches!(protocol, Some(Protocol::Http2)).then(|| opening.first.clone());
-        let mut recorded = Recorded::new(&mut client, record);
+        let mut reader = Plain::new(&mut client, opening.first);
+        if let Some(Protocol::Http2) = protocol {
+            reader = reader.recording();
+        }
         let idle_timeout = self.route.options().idle_timeout;
         let last = followed.as_ref().is_some_and(|(_, last)| *last);
         let relay = Relay {
-            first: opening.first,
-            greeting: opening.greeting,
             sent: &self.sent,
             received: &self.received,
             idle_timeout,
             framing: followed.map(|(framing, _)| framing),
             last,
         };
-        let end = relay.between(&mut recorded, &mut *stream).await;
-        let record = recorded.into_record();
+        let end = relay.between(&mut reader, &mut *stream).await;
+        let record = reader.into_record();
         match end {
             End::Clean => {
                 close(client);
@@ -265,15 +263,17 @@ impl Connection {
         self.registered.note(|known| known.endpoint = endpoint);
         let idle_timeout = self.route.options().idle_timeout;
         let relay = Relay {
-            first,
-            greeting: Vec::new(),
             sent: &self.sent,
             received: &self.received,
             idle_timeout,
             framing: None,
             last: false,
         };
-        match relay.between(&mut client, &mut stream).await {
+        let (mut one, mut other) = (
+            Plain::new(&mut client, first),
+            Plain::new(&mut stream, Vec::new()),
+        );
+        match relay.between(&mut one, &mut other).await {
             End::Clean | End::Answered => {
                 close(client);
                 close(stream);
@@ -325,4 +325,44 @@ pub(super) fn client_gone(error: &io::Error) -> Failure {
         Reason::ClientGone,
         format!("the client's connection failed: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{ErrorKind, Read as _};
+    use std::net::{TcpListener, TcpStream as Client};
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::proxy::respond::abort_by_default;
+    use crate::proxy::upstream::prepare;
+
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Paid for each open connection, ten thousand times.
+    #[test]
+    fn a_connections_futures_are_small() {
+        let sizes = [size(serve), size(Connection::run)];
+        println!("serve, run: {sizes:?} bytes");
+        assert!(sizes[0] <= 1024 && sizes[1] <= 4096, "{sizes:?}");
+    }
+
+    #[test]
+    fn what_is_accepted_is_as_its_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        abort_by_default(&listener);
+        prepare(&listener).unwrap();
+        let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_mins(1));
+        drop(accepted);
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
 }

@@ -1,22 +1,25 @@
 //! An HTTP/1 client: it may go on a connection that another client of its pod has left at rest, and may leave one so.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf as _;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, idle_for};
 use super::departure::Departure;
 use super::framing::Framing;
 use super::head::without_close;
-use super::opening::{FIRST_READ, Opening};
+use super::opening::Opening;
 use super::pool::Pooled;
-use super::relay::until_idle;
+use super::relay::{each, until_idle};
 use super::respond::{close, linger};
 use super::upstream::Upstream;
 use super::{Proxy, Route};
+use crate::buffer::Lend as _;
 use crate::failure::Failure;
 use crate::pods::Pod;
 use crate::tls::{Alpn, ServerStream};
@@ -60,14 +63,13 @@ impl Connection {
                 }
             };
             match answer {
-                Some(answer) => {
+                true => {
                     self.note_reuse();
                     self.sent.add(opening.first.len());
-                    framing.responses(&answer);
+                    each(&*pooled.stream, |answer| framing.responses(answer));
                     opening.first.clear();
-                    opening.greeting = answer;
                 }
-                None => taken = None,
+                false => taken = None,
             }
         }
         let mut pooled = match taken {
@@ -114,24 +116,22 @@ fn follow(first: &mut Vec<u8>) -> (Framing, bool) {
     (framing, false)
 }
 
-/// The beginning of the answer on a connection that was at rest; none if the server has closed it meanwhile, or is not
-/// there any more: does not acknowledge within `patience`.
-async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> Option<Vec<u8>> {
+/// Whether there is an answer on a connection that was at rest: the server may have closed it meanwhile, or be not there any
+/// more, and not acknowledge within `patience`.
+async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> bool {
     set_user_timeout(stream, Some(patience));
-    let mut answer = Vec::with_capacity(FIRST_READ);
     let asking = async {
         stream.write_all(request).await?;
         stream.flush().await?;
-        stream.read_buf(&mut answer).await
+        poll_fn(|cx| stream.poll_fill(cx)).await
     };
-    let answered = asking.await.is_ok_and(|length| length > 0);
+    let answered = asking.await.unwrap_or(false);
     set_user_timeout(stream, None);
     // What some servers say to nobody before they close a connection at rest.
-    let answered = answered && !answer.starts_with(b"HTTP/1.1 408 ");
-    answered.then_some(answer)
+    answered && !stream.chunk().starts_with(b"HTTP/1.1 408 ")
 }
 
 /// RFC 5482; without one the kernel goes on for a quarter of an hour. Fails only on a socket that is dead already.
 fn set_user_timeout(stream: &ServerStream, limit: Option<Duration>) {
-    let _ = SockRef::from(stream.get_ref().0.get_ref()).set_tcp_user_timeout(limit);
+    let _ = SockRef::from(stream.get_ref()).set_tcp_user_timeout(limit);
 }

@@ -13,6 +13,9 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// What a connection may take at most: two buffers for copying, two records of TLS, and the kernel's for its sockets.
 const CONNECTION: u64 = 128 * 1024;
 
+/// Of each four places that there are, one netns may have three: others find one.
+const SHARE: usize = 3;
+
 /// Which of the process's limits allows fewer connections, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scarce {
@@ -52,11 +55,22 @@ pub(super) struct Limit {
 impl Limit {
     /// None is open yet.
     pub(super) fn new(connections: usize) -> Self {
+        let connections = connections.min(Semaphore::MAX_PERMITS);
         Self {
             connections,
-            free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            free: Arc::new(Semaphore::new(connections)),
             logged: Occasional::default(),
         }
+    }
+
+    /// Whether as much is taken here as leaves only their share of `all` places to others. `log` as for [`Limit::take`].
+    pub(super) fn has_its_share(&self, all: &Self, log: impl FnOnce(usize)) -> bool {
+        let taken = self.connections - self.free.available_permits();
+        let has = taken >= SHARE * all.free.available_permits();
+        if has && self.logged.is_due() {
+            log(taken);
+        }
+        has
     }
 
     /// A place for one more connection, until it is dropped. `None` above the limit; `log` is told the limit then, but not
@@ -149,5 +163,23 @@ mod tests {
         drop(first);
         assert!(take().is_some());
         drop(second);
+    }
+
+    #[test]
+    fn one_netns_leaves_a_quarter_to_others() {
+        let all = Limit::new(20);
+        let [first, second] = [Limit::new(100), Limit::new(100)];
+        let fill = |netns: &Limit| {
+            let mut places = Vec::new();
+            while !netns.has_its_share(&all, |_| {}) {
+                places.push((all.take(|_| {}).unwrap(), netns.take(|_| {}).unwrap()));
+            }
+            places
+        };
+        let places = fill(&first);
+        assert_eq!(places.len(), 15);
+        assert_eq!(fill(&second).len(), 4);
+        drop(places);
+        assert_eq!(fill(&second).len(), 15);
     }
 }

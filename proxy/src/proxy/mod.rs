@@ -10,8 +10,8 @@ mod http1;
 mod limit;
 mod names;
 mod opening;
+mod plain;
 mod pool;
-mod record;
 mod registry;
 mod relay;
 mod respond;
@@ -38,6 +38,7 @@ use self::registry::Registry;
 pub use self::registry::{Known, Seen};
 use self::respond::abort_by_default;
 pub use self::route::{Failing, Lately, Route, Routes};
+use self::upstream::prepare;
 pub use self::upstream::{Dialer, probe};
 use crate::addr::ClientAddr;
 use crate::metrics::Metrics;
@@ -81,7 +82,8 @@ impl Serve for Arc<Proxy> {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<StdListener>) {
         let limit = Arc::new(Limit::new(self.limits.connections_per_netns));
         for listener in listeners {
-            match TcpListener::from_std(listener) {
+            abort_by_default(&listener);
+            match prepare(&listener).and_then(|()| TcpListener::from_std(listener)) {
                 Ok(listener) => {
                     let (pod, limit) = (Arc::clone(pod), Arc::clone(&limit));
                     let accepting = Arc::clone(self).accept(pod, listener, limit);
@@ -171,7 +173,6 @@ impl Proxy {
         client: ClientAddr,
     ) {
         let Some(places) = self.places(pod, limit) else {
-            abort_by_default(&stream);
             return;
         };
         let serving = connection::serve(Arc::clone(self), Arc::clone(pod), stream, client);
@@ -191,12 +192,15 @@ impl Proxy {
             ),
             Scarce::Memory(_) => (&rejected.memory, "--memory-limit"),
         };
-        let of_all = self.connections.take(|limit| {
+        let has_its_share = limit.has_its_share(&self.connections, |open| {
             tracing::warn!(
-                limit,
-                "too many open connections on this node: more are reset ({flag})"
+                netns,
+                open,
+                "too many open connections on this node: more of this netns are reset ({flag})"
             );
         });
+        let take = || self.connections.take(|_| {});
+        let of_all = (!has_its_share).then(take).flatten();
         let Some(of_all) = of_all else {
             counter.inc();
             return None;

@@ -12,14 +12,13 @@ use super::upstream::Upstream;
 use crate::failure::{Failure, Reason};
 
 /// Most first messages at one go.
-pub(super) const FIRST_READ: usize = 4096;
+const FIRST_READ: usize = 4096;
 
 /// What was read before the relay, and what it told.
 pub(super) struct Opening {
     /// `None`: the client was silent, and the server spoke or failed first.
     pub(super) protocol: Option<Protocol>,
     pub(super) first: Vec<u8>,
-    pub(super) greeting: Vec<u8>,
 }
 
 /// Waits for the client's first words or the server's.
@@ -27,7 +26,7 @@ pub(super) async fn read_first(
     client: &mut TcpStream,
     upstream: &mut Upstream,
 ) -> Result<Opening, Failure> {
-    let (mut first, mut greeting) = (Vec::with_capacity(FIRST_READ), Vec::new());
+    let mut first = Vec::with_capacity(FIRST_READ);
     let protocol = tokio::select! {
         biased;
         protocol = read_opening(client, &mut first) => Some(protocol.map_err(|error| {
@@ -36,13 +35,9 @@ pub(super) async fn read_first(
                 _ => client_gone(&error),
             }
         })?),
-        () = upstream.server_first(&mut greeting) => None,
+        () = upstream.server_first() => None,
     };
-    Ok(Opening {
-        protocol,
-        first,
-        greeting,
-    })
+    Ok(Opening { protocol, first })
 }
 
 /// Reads the whole head of an HTTP/1 client's first request, and takes out of it what can't be honoured.

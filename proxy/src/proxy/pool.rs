@@ -8,12 +8,13 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use prometheus::IntGauge;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::AsyncWrite as _;
 use tokio::sync::watch;
 use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 
 use super::route::{Route, Routes};
+use crate::buffer::Lend as _;
 use crate::pods::Pod;
 use crate::tls::ServerStream;
 
@@ -87,10 +88,7 @@ impl Pooled {
         if !coop::has_budget_remaining() {
             return false;
         }
-        let mut byte = [0];
-        let stream = Pin::new(&mut self.stream);
-        let read = stream.poll_read(&mut nobody(), &mut ReadBuf::new(&mut byte));
-        read.is_pending()
+        self.stream.poll_fill(&mut nobody()).is_pending()
     }
 
     /// Says goodbye, as far as that goes without waiting.

@@ -2,7 +2,7 @@
 //! (backpressure), and what was read is written before an error is told.
 
 use std::future::{pending, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::time::{Instant, sleep};
 
 use super::framing::Framing;
+use crate::buffer::{Lend, MAX_SLICES};
 
-/// One TLS record's worth (RFC 8446 section 5.1).
-const BUFFER: usize = 16 * 1024;
+/// How many bytes one direction moves, roughly, before other connections have their turn.
+const TURN: usize = 1024 * 1024;
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -60,25 +61,22 @@ impl Tally {
 
 /// What there is to relay.
 pub(super) struct Relay<'a> {
-    /// Already read from the client.
-    pub(super) first: Vec<u8>,
-    /// Already read from the server.
-    pub(super) greeting: Vec<u8>,
     pub(super) sent: &'a Tally,
     pub(super) received: &'a Tally,
     pub(super) idle_timeout: Option<Duration>,
-    /// Follows HTTP/1.1, so that the server's connection can be left at rest. It knows `first` and `greeting` already.
+    /// Follows HTTP/1.1, so that the server's connection can be left at rest. It knows already what was
+    /// read before.
     pub(super) framing: Option<&'a mut Framing>,
     /// The client wants no more than this answer.
     pub(super) last: bool,
 }
 
 impl Relay<'_> {
-    /// Relays between the two.
+    /// Relays between the two, beginning with what they have read already.
     pub(super) async fn between(
         self,
-        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        client: &mut (impl Lend + AsyncWrite + Unpin),
+        upstream: &mut (impl Lend + AsyncWrite + Unpin),
     ) -> End {
         let Self {
             sent,
@@ -88,8 +86,7 @@ impl Relay<'_> {
             last,
             ..
         } = self;
-        let mut up = Direction::new(self.first);
-        let mut down = Direction::new(self.greeting);
+        let (mut up, mut down) = (Direction::default(), Direction::default());
         let mut unwritten = None;
         // The client's end is passed on, but not to a server that can be left at rest.
         let mut hold = framing.is_some();
@@ -130,7 +127,7 @@ impl Relay<'_> {
                 }
                 let held = hold && up.at_end();
                 let over = |framing: &&mut Framing| {
-                    hold && down.is_idle()
+                    hold && down.is_idle(upstream)
                         && (held && framing.at_rest() || last && framing.is_answered())
                 };
                 if framing.as_ref().is_some_and(over) {
@@ -179,43 +176,33 @@ enum Failed {
     Write(io::Error),
 }
 
+#[derive(Default)]
 enum State {
+    #[default]
     Copying,
     /// The reader is at its end, cleanly or not: flush, then close the writer or tell.
     Ending(Option<io::Error>),
     Done,
 }
 
+#[derive(Default)]
 struct Direction {
-    buffer: Vec<u8>,
-    /// What was read and not yet written is `buffer[start..end]`.
-    start: usize,
-    end: usize,
     unflushed: bool,
     state: State,
 }
 
 impl Direction {
-    fn new(pending: Vec<u8>) -> Self {
-        Self {
-            start: 0,
-            end: pending.len(),
-            buffer: pending,
-            unflushed: false,
-            state: State::Copying,
-        }
-    }
-
     /// `follow` sees what is read. With `hold` the reader's end is not passed on to the writer yet.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
+        reader: &mut impl Lend,
         writer: &mut (impl AsyncWrite + Unpin),
         tally: &Tally,
         mut follow: impl FnMut(&[u8]) -> T,
         hold: bool,
     ) -> Poll<Result<(), Failed>> {
+        let mut moved = 0;
         loop {
             match &mut self.state {
                 State::Done => return Poll::Ready(Ok(())),
@@ -231,22 +218,23 @@ impl Direction {
                     self.state = State::Done;
                     return Poll::Ready(error.map_or(Ok(()), |error| Err(Failed::Read(error))));
                 }
-                State::Copying if self.start < self.end => {
-                    let pending = &self.buffer[self.start..self.end];
-                    let written = ready!(Pin::new(&mut *writer).poll_write(cx, pending))
-                        .map_err(Failed::Write)?;
+                State::Copying if reader.has_remaining() => {
+                    if moved >= TURN {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    let written = ready!(poll_write(cx, reader, writer)).map_err(Failed::Write)?;
                     if written == 0 {
                         return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into())));
                     }
                     tally.add(written);
-                    self.start += written;
+                    moved += written;
+                    reader.advance(written);
                     self.unflushed = true;
                 }
-                State::Copying => match self.poll_fill(cx, reader) {
-                    Poll::Ready(Ok(0)) => self.state = State::Ending(None),
-                    Poll::Ready(Ok(read)) => {
-                        follow(&self.buffer[..read]);
-                    }
+                State::Copying => match reader.poll_fill(cx) {
+                    Poll::Ready(Ok(false)) => self.state = State::Ending(None),
+                    Poll::Ready(Ok(true)) => each(reader, &mut follow),
                     Poll::Ready(Err(error)) => self.state = State::Ending(Some(error)),
                     Poll::Pending => {
                         if self.unflushed {
@@ -265,21 +253,33 @@ impl Direction {
     }
 
     /// Nothing is left to write, and more may come.
-    fn is_idle(&self) -> bool {
-        matches!(self.state, State::Copying) && self.start == self.end
+    fn is_idle(&self, reader: &impl Lend) -> bool {
+        matches!(self.state, State::Copying) && !reader.has_remaining()
     }
+}
 
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
-    ) -> Poll<io::Result<usize>> {
-        self.buffer.resize(BUFFER, 0); // once: to zero it before every read would cost more than a small read does
-        let mut read = ReadBuf::new(&mut self.buffer);
-        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
-        self.start = 0;
-        self.end = read.filled().len();
-        Poll::Ready(Ok(self.end))
+/// Writes what `reader` lends, by one system call.
+fn poll_write(
+    cx: &mut Context<'_>,
+    reader: &impl Lend,
+    writer: &mut (impl AsyncWrite + Unpin),
+) -> Poll<io::Result<usize>> {
+    let writer = Pin::new(writer);
+    let chunk = reader.chunk();
+    if chunk.len() == reader.remaining() || !writer.is_write_vectored() {
+        return writer.poll_write(cx, chunk);
+    }
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let count = reader.chunks_vectored(&mut slices);
+    writer.poll_write_vectored(cx, &slices[..count])
+}
+
+/// Shows what `reader` lends to `follow`.
+pub(super) fn each<T>(reader: &impl Lend, mut follow: impl FnMut(&[u8]) -> T) {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let count = reader.chunks_vectored(&mut slices);
+    for slice in &slices[..count] {
+        follow(slice);
     }
 }
 

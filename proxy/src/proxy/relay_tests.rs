@@ -1,8 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
 
 use super::*;
+use crate::proxy::plain::Plain;
 
 /// Reads and writes that are short, or not ready, as a scripted sequence says; buffers what it takes until a flush.
 struct Weird {
@@ -90,10 +91,8 @@ fn tally() -> Tally {
     Tally::new(IntCounter::new("bytes", "bytes").unwrap())
 }
 
-fn begun<'a>(first: Vec<u8>, greeting: Vec<u8>, sent: &'a Tally, received: &'a Tally) -> Relay<'a> {
+fn new<'a>(sent: &'a Tally, received: &'a Tally) -> Relay<'a> {
     Relay {
-        first,
-        greeting,
         sent,
         received,
         idle_timeout: None,
@@ -135,10 +134,11 @@ proptest! {
             let (upstream, upstream_end) = duplex(300);
             let mut client_end = Weird::new(client_end, &scripts[0]);
             let mut upstream_end = Weird::new(upstream_end, &scripts[1]);
+            let mut client_end = Plain::new(&mut client_end, up[..early].to_vec());
+            let mut upstream_end = Plain::new(&mut upstream_end, down[..early_down].to_vec());
             let (sent, received) = (tally(), tally());
-            let (first, greeting) = (up[..early].to_vec(), down[..early_down].to_vec());
             let (end, got_down, got_up) = tokio::join!(
-                begun(first, greeting, &sent, &received).between(&mut client_end, &mut upstream_end),
+                new(&sent, &received).between(&mut client_end, &mut upstream_end),
                 exchange(client, up[early..].to_vec()),
                 exchange(upstream, down[early_down..].to_vec()),
             );
@@ -168,7 +168,9 @@ async fn a_client_that_has_sent_all_still_gets_its_answer() {
         answer
     };
     let (sent, received) = (tally(), tally());
-    let relayed = begun(Vec::new(), Vec::new(), &sent, &received);
+    let mut client_end = Plain::new(&mut client_end, Vec::new());
+    let mut upstream_end = Plain::new(&mut upstream_end, Vec::new());
+    let relayed = new(&sent, &received);
     let relayed = relayed.between(&mut client_end, &mut upstream_end);
     let (end, request, answer) = tokio::join!(relayed, server, asker);
     assert!(matches!(end, End::Clean));
@@ -185,7 +187,9 @@ async fn idle_is_counted_from_the_last_byte_of_either_side() {
     let (sent, received) = (tally(), tally());
     let second = Duration::from_secs(1);
     let started = Instant::now();
-    let mut relayed = begun(Vec::new(), Vec::new(), &sent, &received);
+    let mut client_end = Plain::new(&mut client_end, Vec::new());
+    let mut upstream_end = Plain::new(&mut upstream_end, Vec::new());
+    let mut relayed = new(&sent, &received);
     relayed.idle_timeout = Some(second);
     let relayed = relayed.between(&mut client_end, &mut upstream_end);
     let talk = async {

@@ -3,6 +3,7 @@
 
 mod http2;
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -75,17 +76,19 @@ pub(super) async fn refuse(
     match protocol {
         Some(Protocol::Http1 { head }) => http1(&mut client, head, answer).await,
         Some(Protocol::Http2) if !read.is_empty() => {
-            http2::answer_all(&mut client, read, answer).await
+            // Boxed: it is large, and rare.
+            Box::pin(http2::answer_all(&mut client, read, answer)).await;
         }
         _ => return,
     }
     linger(client).await;
 }
 
-/// From now on, dropping `stream` sends RST: a connection that is cut off must never look cleanly ended.
-pub(super) fn abort_by_default(stream: &TcpStream) {
+/// From now on, dropping `socket`, or what is accepted from it, sends RST: a connection that is cut off must never look
+/// cleanly ended.
+pub(super) fn abort_by_default(socket: &impl AsFd) {
     // Fails only on a socket that is dead already.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Closes a connection that came to its proper end.

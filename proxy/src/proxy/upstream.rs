@@ -1,8 +1,9 @@
 //! The connection to the Service: dialled from the pod's netns while we look at the client's first bytes, secured once
 //! we know what the client speaks, or earlier, when the server might speak first.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::names::Names;
 use super::route::Route;
 use crate::addr::UpstreamAddr;
+use crate::buffer::Lend as _;
 use crate::failure::{Failure, Reason};
 use crate::identity::Identities;
 use crate::pods::Pod;
-use crate::pods::netns::{NetnsThread, tcp_socket};
+use crate::pods::netns::NetnsThread;
 use crate::redirect::OwnSockets;
 use crate::tls::{Alpn, ServerStream, TlsClient, failure_of_stream};
 
@@ -84,9 +86,9 @@ impl Upstream {
     }
 
     /// Connects, waits for the client's silence to last, secures the connection without ALPN, and returns when the
-    /// server has spoken (`greeting`, empty if it closed) or the connection has failed and the client stayed silent.
+    /// server has spoken or closed, or the connection has failed and the client stayed silent.
     /// Safe to cancel.
-    pub(super) async fn server_first(&mut self, greeting: &mut Vec<u8>) {
+    pub(super) async fn server_first(&mut self) {
         let silence = Instant::now() + SILENCE;
         if self.lazy {
             sleep_until(silence).await;
@@ -99,7 +101,7 @@ impl Upstream {
             sleep_until(silence).await;
             self.secured_stage(Alpn::None).await;
             if let Stage::Secured(stream) = &mut self.stage {
-                match stream.read_buf(greeting).await {
+                match poll_fn(|cx| stream.poll_fill(cx)).await {
                     Ok(_) => return,
                     Err(error) => {
                         self.stage = Stage::Failed(failure_of_stream(&error, stream));
@@ -272,10 +274,7 @@ async fn dial_one(
     pod: &Pod,
     UpstreamAddr(address): UpstreamAddr,
 ) -> io::Result<TcpStream> {
-    let socket = dialer
-        .netns
-        .run(&pod.netns, move || tcp_socket(address))
-        .await?;
+    let socket = dialer.netns.tcp_socket(&pod.netns, address)?;
     dialer.own_sockets.mark(&socket).map_err(io::Error::other)?;
     let stream = TcpSocket::from_std_stream(socket.into())
         .connect(address)
@@ -284,11 +283,13 @@ async fn dial_one(
     Ok(stream)
 }
 
-/// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+/// What every connection of ours has, on either side: no Nagle delay, and a peer that vanished is noticed. Those that are
+/// accepted have it from their listener.
+pub(super) fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE / 4);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }

@@ -66,19 +66,29 @@ impl Epoch {
 
     /// Whether the maps that we write are pinned on the bpffs of our start, be it mounted or not.
     pub(super) fn is_pinned_somewhere(&self) -> bool {
-        inode(&self.directory()).is_ok_and(|inode| inode == self.inode)
+        self.is_pinned_in(&self.directory()).unwrap_or(false)
+    }
+
+    /// Whether it is the maps that we write that are pinned in `pins`; not if none are.
+    pub(super) fn is_pinned_in(&self, pins: &Path) -> io::Result<bool> {
+        match inode(pins) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            result => Ok(result? == self.inode),
+        }
     }
 
     /// The same agent, alive in another directory that has the same pins.
     pub(super) fn moved(&self, pins: &Path) -> Result<Self> {
         let agents = pins.join("agents");
-        Ok(Self {
+        let moved = Self {
             number: self.number,
             pins: pins.to_owned(),
             inode: inode(pins)?,
             charge: File::open(&agents)?,
             _alive: alive(&agents, self.number)?,
-        })
+        };
+        moved.set_serving(serving_mark(&self.directory(), self.number).exists())?;
+        Ok(moved)
     }
 
     /// The same under another path of the directory.
@@ -122,9 +132,25 @@ impl Epoch {
         Ok(maps.epoch(EPOCH_READY)? == self.number)
     }
 
-    /// Whether an agent before us still lives.
-    pub fn has_living_elders(&self) -> bool {
-        living(&self.pins).any(|number| number < self.number)
+    /// Tells agents after us whether new connections come to us.
+    pub fn set_serving(&self, serving: bool) -> io::Result<()> {
+        let mark = serving_mark(&self.pins, self.number);
+        let result = match serving {
+            true => fs::create_dir(mark),
+            false => fs::remove_dir(mark),
+        };
+        use io::ErrorKind::{AlreadyExists, NotFound};
+        match result {
+            Err(error) if matches!(error.kind(), AlreadyExists | NotFound) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether an agent before us still lives, and new connections come to it: one in audit mode, or that drains, may
+    /// live, but serves nobody.
+    pub fn has_serving_elders(&self) -> bool {
+        let mut elders = living(&self.pins).filter(|number| *number < self.number);
+        elders.any(|number| serving_mark(&self.pins, number).exists())
     }
 
     /// Who is in charge now.
@@ -173,6 +199,11 @@ fn alive(agents: &Path, number: u64) -> Result<File> {
     let alive = File::open(&directory)?;
     lock(&alive).with_context(|| format!("{} is locked", directory.display()))?;
     Ok(alive)
+}
+
+/// Is there as long as new connections come to that agent.
+fn serving_mark(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("agents/{number}/serving"))
 }
 
 /// As long as this lives nobody else comes into charge.
@@ -230,6 +261,7 @@ fn remove_dead(agents: &Path) -> io::Result<()> {
     for entry in fs::read_dir(agents)? {
         let path = entry?.path();
         if !is_alive(&path) {
+            let _ = fs::remove_dir(path.join("serving"));
             fs::remove_dir(path)?;
         }
     }

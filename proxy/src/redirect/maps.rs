@@ -14,21 +14,24 @@ use nodetls_ebpf::{
 
 use super::pins::layouts;
 
-pub(super) const NAMES: [&str; 7] = [
+pub(super) const NAMES: [&str; 9] = [
     "TARGETS",
     "IDS",
     "PODS",
     "OWN_SOCKETS",
+    "NOTING",
+    "DIALLED",
     "EPOCH",
     "COUNTERS",
     "AUDITED",
 ];
 
 /// (name, key size, value size, maximum entries) of the pinned maps that hold state.
-const LAYOUTS: [(&str, usize, usize, u32); 6] = [
+const LAYOUTS: [(&str, usize, usize, u32); 7] = [
     ("TARGETS", size_of::<Address>(), 4, MAX_TARGETS),
     ("IDS", 4, size_of::<IdEntry>(), MAX_IDS),
     ("PODS", 8, 4, MAX_PODS),
+    ("NOTING", 4, 4, 1),
     ("EPOCH", 4, 8, EPOCH_SLOTS),
     ("COUNTERS", 4, 8, Event::ALL.len() as u32),
     ("AUDITED", 4, 8, MAX_IDS),

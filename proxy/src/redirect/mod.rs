@@ -18,7 +18,6 @@ pub use epoch::{Charge, Epoch, agents, has_living_agent};
 pub use ids::TargetIds;
 pub use lookup::{Lookup, remove_stale};
 pub use maps::{Maps, OwnSockets, PodModes, address_key, address_of, bypass_pinned};
-pub use order::others_first;
 pub use pins::{
     PinnedLink, cgroup_is_gone, foreign, is_bpffs, is_in_force, layouts, pinned_link,
     remove as remove_pins, remove_foreign,

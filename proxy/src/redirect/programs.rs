@@ -39,7 +39,7 @@ pub struct Redirect {
     /// The directory that they are in, and that one's, when the node has another bpffs than at our start.
     pub(super) moved: Option<(File, PathBuf)>,
     ids: IdRange,
-    programs: Ebpf,
+    pub(super) programs: Ebpf,
 }
 
 impl Redirect {
@@ -91,6 +91,9 @@ impl Redirect {
                 .with_context(|| format!("{name} can't be attached to {}", cgroup.display()))
                 .map_err(with_cure)?;
         }
+        self.take_over_noting()?;
+        // Before the canary, whose address others' programs may change too. Who looks for them tells of them.
+        let _ = self.keep_order(cgroup);
         canary::check(cgroup, self.ids, maps)
     }
 
@@ -163,7 +166,7 @@ fn load(pins: &Path, ids: IdRange, effect: Effect) -> Result<Ebpf> {
     Ok(programs)
 }
 
-fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
+pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {
     Ok(programs
         .program_mut(name)
         .with_context(|| format!("the eBPF object lacks the program {name}"))?

@@ -14,18 +14,20 @@ use nodetls_ebpf::LAYOUT;
 use rustix::process::getppid;
 
 use super::pins::{is_bpffs, prepare, remove, walk};
-use super::{Epoch, Redirect};
+use super::{Epoch, Redirect, has_living_agent};
 use crate::sys;
 
 /// What the node has where our pins should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNode {
-    /// They are there, or others are, or ours were removed: all as without a look.
+    /// They are there, or were removed: all as without a look.
     AsEver,
     /// No bpffs.
     NoBpffs,
-    /// Another bpffs, without pins.
+    /// Another bpffs, without pins, or with those that an agent has left.
     Another,
+    /// Another bpffs, with the pins of an agent that lives.
+    Taken,
 }
 
 /// The path as the process that started us sees it, which is of the node's mount namespace: a container's runtime.
@@ -44,13 +46,12 @@ fn on_node(path: &Path) -> PathBuf {
 /// It can't be looked at.
 pub fn look(base: &Path, epoch: &Epoch) -> io::Result<OnNode> {
     let base = on_node(base);
-    match fs::metadata(base.join(LAYOUT)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        result => return result.map(|_| OnNode::AsEver),
-    }
+    let pins = base.join(LAYOUT);
+    let ours = pins.try_exists()? && epoch.is_pinned_in(&pins)?;
     let mount = base.parent().unwrap_or(&base);
     Ok(match is_bpffs(mount)? {
-        _ if !epoch.is_pinned_somewhere() => OnNode::AsEver,
+        _ if ours || !epoch.is_pinned_somewhere() => OnNode::AsEver,
+        true if has_living_agent(&pins) => OnNode::Taken,
         true => OnNode::Another,
         false => OnNode::NoBpffs,
     })
@@ -72,6 +73,9 @@ impl Redirect {
         // An agent that starts finds all of it or nothing.
         let copied = copy(&from, &staged).and_then(|()| {
             let moved = epoch.moved(&staged)?;
+            if pins.try_exists()? {
+                remove(&pins);
+            }
             fs::rename(&staged, &pins)?;
             Ok((moved, File::open(&pins)?))
         });

@@ -52,6 +52,8 @@ pub(crate) struct NodePods {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) pins: PathBuf,
+    /// Where these are now, if the node has another bpffs there.
+    pub(crate) moved: Option<PathBuf>,
     pub(crate) epoch: u64,
     /// Names by cookie.
     pub(crate) netns: BTreeMap<u64, String>,
@@ -122,7 +124,8 @@ impl fmt::Debug for Live {
 /// When the pins can't be read.
 pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Result<String> {
     let facts = live.facts();
-    let (mut status, _) = kernel(&facts.pins)?;
+    let (mut status, _) = kernel(facts.moved.as_ref().unwrap_or(&facts.pins))?;
+    status.pins = facts.pins;
     let missing = readiness.entries();
     status.answer = Some(Answer {
         version: env!("CARGO_PKG_VERSION").to_owned(),

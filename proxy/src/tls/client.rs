@@ -15,13 +15,14 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::client_certificate::ClientCertificate;
 use super::error::{handshake_failure, handshake_timeout, no_common_alpn};
+use super::handshake::handshake;
 use super::identity::server_name;
-use super::observed::{OBSERVED, Observed, Observing};
+use super::observed::{OBSERVED, Observed};
+use super::session_store::SessionStore;
+use super::stream::TlsStream;
 use super::verifier::Verifier;
 use crate::failure::{Failure, Reason};
 use crate::policy::{Options, Origination, TlsVersion};
@@ -102,7 +103,7 @@ impl TlsClient {
         io: IO,
         alpn: Alpn,
         limit: Duration,
-    ) -> Result<TlsStream<Observing<IO>>, Failure>
+    ) -> Result<TlsStream<IO>, Failure>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -111,15 +112,13 @@ impl TlsClient {
             Alpn::H2 => &self.h2,
             Alpn::None => &self.none,
         };
-        let connect = TlsConnector::from(Arc::clone(config)).connect(
-            self.server_name.clone(),
-            Observing::new(io, self.certificate.clone()),
-        );
+        let (name, certificate) = (self.server_name.clone(), self.certificate.clone());
+        let connect = handshake(Arc::clone(config), name, certificate, io);
         let offered = config.alpn_protocols.as_slice();
         let explained = async {
             let result = timeout(limit, connect).await;
             OBSERVED.with(|seen| match result {
-                Ok(Ok(stream)) => Ok(stream),
+                Ok(Ok(established)) => Ok(established),
                 Ok(Err(error)) => Err(handshake_failure(
                     &error,
                     &seen.borrow(),
@@ -129,11 +128,11 @@ impl TlsClient {
                 Err(_) => Err(handshake_timeout(limit, &seen.borrow())),
             })
         };
-        let stream = OBSERVED
+        let (stream, selected) = OBSERVED
             .scope(RefCell::new(Observed::default()), explained)
             .await?;
         // rustls lets a server that selects none pass; and the policy may have offered what the client does not speak.
-        match (alpn, stream.get_ref().1.alpn_protocol()) {
+        match (alpn, selected.as_deref()) {
             (Alpn::H2, None) if !offered.is_empty() => {
                 Err(no_common_alpn(offered, "the server selects none"))
             }
@@ -166,12 +165,13 @@ fn config(
         None => alpn.offered(),
     };
     config.resumption = sessions();
+    // For `TlsStream`, which takes over from rustls.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
-/// A client has one server name, for which rustls keeps up to 8 tickets.
 fn sessions() -> Resumption {
-    Resumption::in_memory_sessions(8)
+    Resumption::store(Arc::new(SessionStore::default()))
 }
 
 /// The cipher suites and groups that the options name, in their order; else ours.

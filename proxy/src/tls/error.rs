@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
-use tokio_rustls::client::TlsStream;
 
 use super::client_certificate::ClientCertificate;
-use super::observed::{Observed, Observing};
+use super::observed::Observed;
+use super::stream::TlsStream;
 use crate::failure::{Failure, Reason, quoted};
 
 /// When an error of a TLS stream happened.
@@ -28,9 +28,10 @@ pub fn failure_from_io(error: &io::Error, stage: Stage) -> Failure {
 }
 
 /// The failure behind an error of an established stream. With TLS 1.3 a server's word on our certificate comes only there.
-pub fn failure_of_stream<IO>(error: &io::Error, stream: &TlsStream<Observing<IO>>) -> Failure {
-    let certificate = stream.get_ref().0.certificate.as_deref();
-    let rejected = certificate.and_then(|shown| rejected(error, shown));
+pub fn failure_of_stream<IO>(error: &io::Error, stream: &TlsStream<IO>) -> Failure {
+    let rejected = stream
+        .certificate()
+        .and_then(|shown| rejected(error, shown));
     rejected.unwrap_or_else(|| failure_from_io(error, Stage::Relay))
 }
 
@@ -252,6 +253,11 @@ fn from_socket(error: &io::Error, stage: Stage) -> Failure {
         Stage::Relay if left || vanished => Failure::new(
             Reason::Reset,
             format!("the connection to the server broke: {error}"),
+        ),
+        // rustls buffers so much of a handshake message, and no more.
+        _ if error.kind() == Kind::InvalidData => Failure::new(
+            Reason::ProtocolError,
+            format!("the server broke the TLS protocol: {error}"),
         ),
         Stage::Handshake | Stage::Relay => Failure::new(
             Reason::Internal,

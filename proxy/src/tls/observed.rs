@@ -1,14 +1,6 @@
 //! What a handshake's errors don't tell: the server's first bytes, and whether it asked for a client certificate.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::client_certificate::ClientCertificate;
 
 /// How many of the server's first bytes are kept.
 const KEPT: usize = 48;
@@ -36,6 +28,12 @@ pub(super) struct Observed {
 }
 
 impl Observed {
+    /// What was read.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        let room = KEPT - self.first.len();
+        self.first.extend(bytes.iter().take(room));
+    }
+
     /// What the server speaks if it is not TLS, in words; no TLS record begins like it (RFC 8446 section 5.1).
     pub(super) fn plaintext(&self) -> Option<String> {
         let kind = *self.first.first()?;
@@ -54,72 +52,5 @@ impl Observed {
             None if settings => "HTTP/2, not TLS".to_owned(),
             None => format!("something that is not TLS: {shown}"),
         })
-    }
-}
-
-/// A connection whose first bytes are kept while its handshake goes on: rustls drops what it can't read.
-#[derive(Debug)]
-pub struct Observing<IO> {
-    io: IO,
-    /// What is shown to a server that asks.
-    pub(super) certificate: Option<Arc<ClientCertificate>>,
-}
-
-impl<IO> Observing<IO> {
-    pub(super) fn new(io: IO, certificate: Option<Arc<ClientCertificate>>) -> Self {
-        Self { io, certificate }
-    }
-
-    /// The connection itself.
-    pub fn get_ref(&self) -> &IO {
-        &self.io
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Observing<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        // After the handshake there is nobody to tell.
-        let _ = OBSERVED.try_with(|observed| {
-            let first = &mut observed.borrow_mut().first;
-            let read = &buffer.filled()[before..];
-            first.extend(read.iter().take(KEPT - first.len()));
-        });
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Observing<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

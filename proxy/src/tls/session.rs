@@ -1,10 +1,10 @@
 //! What a handshake has negotiated.
 
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
-use tokio_rustls::client::TlsStream;
+use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 
 use super::client::PROVIDER;
 use super::describe::not_after;
+use super::stream::TlsStream;
 
 /// What was negotiated; texts are labels of bounded number for log and metrics, `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +26,11 @@ pub struct Session {
 impl Session {
     /// The session of an established stream.
     pub fn of<IO>(stream: &TlsStream<IO>) -> Self {
-        let connection = stream.get_ref().1;
+        stream.session()
+    }
+
+    /// The same when the handshake is complete.
+    pub(super) fn negotiated(connection: &CommonState) -> Self {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let sent = connection.peer_certificates().filter(|_| !resumed);
         Self {

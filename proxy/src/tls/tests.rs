@@ -6,6 +6,7 @@ mod modes;
 mod names;
 mod openssl;
 mod sessions;
+mod stream;
 mod wire;
 
 use std::io;

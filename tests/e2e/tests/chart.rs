@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nodetls_e2e::{HELM, Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
+use nodetls_e2e::{HELM, Namespace, alone, kubectl, nodetls, on_node, text, until};
 use serde_json::Value;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/chart");
@@ -137,7 +137,7 @@ fn values_that_it_does_not_know_are_refused_by_name() {
 fn its_values_reach_the_agents() {
     let rendered = template(&[
         "image.repository=registry.example.com/nodetls",
-        "image.tag=9",
+        "image.tag=v9",
         "optIn=true",
         "excludedNamespaces={a,b}",
         "agent.drainTimeout=60",
@@ -148,7 +148,7 @@ fn its_values_reach_the_agents() {
     let agent = &objects["DaemonSet nodetls-agent"]["spec"]["template"]["spec"];
     assert_eq!(agent["terminationGracePeriodSeconds"], 65);
     let container = &agent["containers"][0];
-    assert_eq!(container["image"], "registry.example.com/nodetls:9");
+    assert_eq!(container["image"], "registry.example.com/nodetls:v9");
     let arguments = container["args"].as_array().unwrap();
     for expected in [
         "--opt-in",
@@ -262,10 +262,15 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
         NAMESPACE,
         "--output=name",
     ];
-    wait("nothing is left", || {
+    until("nothing is left", || {
         let left = kubectl(&left);
-        !left
-            .lines()
-            .any(|one| one.contains("nodetls") || one.contains("mirror"))
+        let ours = |one: &&str| {
+            one.contains("nodetls")
+                || one.starts_with("configmap/") && *one != "configmap/kube-root-ca.crt"
+        };
+        match left.lines().find(ours) {
+            None => Ok(()),
+            Some(one) => Err(one.to_owned()),
+        }
     });
 }

@@ -1,7 +1,7 @@
 //! The tests' own client: connects, tells its peer's name, sends, and prints what comes back.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,9 @@ struct Options {
     /// Instead: this many connections, kept open without a word until the client is killed
     #[arg(long)]
     hold: Option<u32>,
+    /// Instead: connects to 500 ports of this many addresses, both counted from this one; prints how many took it
+    #[arg(long)]
+    scan: Option<u32>,
     /// Instead: this many GET requests, each on a new connection; prints how they ended
     #[arg(long)]
     load: Option<u32>,
@@ -62,6 +65,13 @@ fn main() {
     let options = Options::parse();
     if let Some(requests) = options.load {
         return load(options.address, requests);
+    }
+    if let (Some(addresses), SocketAddr::V4(first)) = (options.scan, options.address) {
+        let address = |n| Ipv4Addr::from_bits(first.ip().to_bits() + n);
+        let ports = (0..500).map(|n| first.port() + n);
+        let all = (0..addresses).flat_map(|n| ports.clone().map(move |port| (address(n), port)));
+        let taken = all.filter(|address| TcpStream::connect(address).is_ok());
+        return println!("scanned: {}", taken.count());
     }
     if let Some(connections) = options.hold {
         let connect = |_| TcpStream::connect(options.address);

@@ -43,6 +43,8 @@ enum Harm {
     Late,
     /// A handshake, then KeyUpdate messages without end
     KeyUpdates,
+    /// A handshake, then ten thousand session tickets
+    Tickets,
     /// An answer to a connection's first request; at the second it closes without a word
     Once,
 }
@@ -65,6 +67,9 @@ fn config(
     let key = PrivateKeyDer::from_pem_file(&options.key)?;
     let builder = ServerConfig::builder().with_no_client_auth();
     let mut config = builder.with_single_cert(vec![certificate], key)?;
+    if matches!(options.harm, Harm::Tickets) {
+        config.send_tls13_tickets = 10_000;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -107,6 +112,11 @@ fn serve(mut stream: TcpStream, harm: Harm, config: Arc<ServerConfig>) -> Result
             let mut said = String::new();
             Stream::new(&mut tls, &mut stream).read_to_string(&mut said)?;
             println!("said: {said}");
+            Ok(())
+        }
+        Harm::Tickets => {
+            let mut tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
+            let _ = Stream::new(&mut tls, &mut stream).read(&mut [0; 4096])?;
             Ok(())
         }
         Harm::Once => {

@@ -6,10 +6,10 @@ use std::thread;
 
 use nodetls::pods::netns::current_cookie;
 use nodetls::redirect::{Effect, Lookup, PROGRAMS, Redirect, pinned_link};
-use nodetls_tests::{World, text};
+use nodetls_tests::{World, inside, text};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use crate::rig::{NotHere, Outcome, Rig, inside, join, kernel, own_cgroup};
+use crate::rig::{NotHere, Outcome, Rig, join, kernel, own_cgroup};
 use crate::{Group, Row};
 
 pub(crate) const LOAD: Group = Group {

@@ -2,13 +2,18 @@
 //! ClusterIP, to a range of its own.
 
 use std::fs;
+use std::net::SocketAddr;
 
-use nodetls::redirect::{Effect, Maps, Redirect, others_first};
-use nodetls_ebpf::IdRange;
-use nodetls_tests::{ADDRESS, ALLOW_MULTI, EXCLUSIVE, Foreign, PREORDER, World};
+use nodetls::redirect::{Effect, Maps, PROGRAMS, Redirect};
+use nodetls_ebpf::{Event, IdRange, Mode};
+use nodetls_tests::{
+    ADDRESS, ALLOW_MULTI, BACKEND_IP, EXCLUSIVE, Foreign, PREORDER, World, target,
+};
+use rustix::net::{SendFlags, sendto};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::deny::denied;
-use crate::rig::{Enrolment, NotHere, Outcome, Rig, enrol, kernel, pods, target};
+use crate::rig::{Enrolment, NotHere, Outcome, Rig, enrol, kernel, pods};
 use crate::{Group, Row};
 
 pub(crate) const ORDER: Group = Group {
@@ -26,8 +31,13 @@ pub(crate) const ORDER: Group = Group {
         },
         Row {
             name: "order::preorder",
-            asserted: "A program attached above with BPF_F_PREORDER turns the connect before ours see it: we name it.",
+            asserted: "A program attached above with BPF_F_PREORDER turns connects before ours see them: we name it, and they are refused (IPv4-mapped, IPv6, MSG_FASTOPEN, multipath TCP too); what is no target passes.",
             test: preorder,
+        },
+        Row {
+            name: "order::preorder_ends",
+            asserted: "They are also when nothing is left of us but pins, and while a new process takes over; when that program goes, connects are redirected again.",
+            test: preorder_ends,
         },
         Row {
             name: "order::exclusive",
@@ -36,6 +46,9 @@ pub(crate) const ORDER: Group = Group {
         },
     ],
 };
+
+/// The Service's, of IPv6.
+const ADDRESS_V6: &str = "[fd00:96::10]:443";
 
 /// Another's program at the cgroup above, there before ours.
 struct Another {
@@ -56,7 +69,9 @@ fn rig_below(
         let (mut redirect, mut maps) =
             Redirect::load_at(pins, IdRange::exec(0), Effect::Enforce).unwrap();
         attach(world, &mut redirect, &mut maps);
-        target(&redirect, &mut maps, ADDRESS);
+        for address in [ADDRESS, ADDRESS_V6] {
+            target(&redirect, &mut maps, address);
+        }
         foreign = Some(enrol(world, &redirect).map(|enrolment| {
             enrolment.enrolled.redirect(&mut maps.pods).unwrap();
             Another {
@@ -77,14 +92,13 @@ fn child_first() -> Outcome {
     let (_, local) = pod.accept();
     assert_eq!(local.to_string(), "127.128.0.1:443");
     assert_eq!(client.peer_addr().unwrap(), ADDRESS.parse().unwrap());
-    assert_eq!(first_of_others(&rig), None);
+    assert_eq!(first_of_others(&mut rig), None);
     Ok("")
 }
 
 /// What we say of programs that come before ours.
-fn first_of_others(rig: &Rig) -> Option<String> {
-    let ours = [rig.redirect.pins()].into_iter();
-    others_first(&pods(&rig.world), ours).unwrap()
+fn first_of_others(rig: &mut Rig) -> Option<String> {
+    rig.redirect.keep_order(&pods(&rig.world)).unwrap()
 }
 
 fn child_denies() -> Outcome {
@@ -98,21 +112,83 @@ fn child_denies() -> Outcome {
     outcome
 }
 
-fn preorder() -> Outcome {
+/// One that sees the pod's connects before ours: it turns them, and has the pod's listeners.
+fn rig_after_another() -> Result<(Rig, Another, Foreign), NotHere> {
     if kernel() < (6, 15) {
         return Err(NotHere::Absent("BPF_F_PREORDER (Linux 6.15)"));
     }
     let mut attached = None;
-    let preorder = |world: &World, _: &mut Redirect, _: &mut Maps| {
+    let (mut rig, foreign) = rig_below(|world, _, _| {
         attached = Some(Foreign::attach(&world.cgroup, ALLOW_MULTI | PREORDER));
-    };
-    let (rig, foreign) = rig_below(preorder)?;
-    let _client = rig.connect(ADDRESS, |_| {}).unwrap();
+    })?;
+    let cookie = foreign.enrolment.cookie;
+    rig.maps.pods.set(cookie, Mode::Redirect).unwrap();
+    Ok((rig, foreign, attached.unwrap()))
+}
+
+fn preorder() -> Outcome {
+    let (mut rig, foreign, _attached) = rig_after_another()?;
+    let said = first_of_others(&mut rig).unwrap();
+    let named = said.contains("before nodetls by program connect4 (id ");
+    assert!(named && said.contains(") at connect6: "), "{said}");
+    assert!(said.contains(" is refused"), "{said}");
+
+    rig.target(ADDRESS_V6);
+    for address in [ADDRESS, "[::ffff:10.96.0.10]:443", ADDRESS_V6] {
+        denied(rig.connect(address, |_| {}))?;
+    }
+    let socket = |protocol| rig.in_pod(|| Socket::new(Domain::IPV4, Type::STREAM, protocol));
+    let address: SocketAddr = ADDRESS.parse().unwrap();
+    let multipath = socket(Some(Protocol::MPTCP));
+    if let Ok(socket) = &multipath {
+        denied(socket.connect(&address.into()))?;
+    }
+    let flags = SendFlags::from_bits_retain(0x2000_0000); // MSG_FASTOPEN
+    let socket = socket(None).unwrap();
+    denied(sendto(&socket, b"hello", flags, &address).map_err(Into::into))?;
+    let refused = 4 + u64::from(multipath.is_ok());
+    assert_eq!(rig.maps.count(Event::DeniedChanged), refused);
+
+    // What is no target is nobody's matter, also of that socket.
+    let elsewhere: SocketAddr = format!("{BACKEND_IP}:443").parse().unwrap();
+    socket.connect(&elsewhere.into()).unwrap();
+    // And ours go where that program turns them.
+    let mark = |socket: &Socket| rig.maps.own_sockets.mark(socket).unwrap();
+    let _own = rig.connect(ADDRESS, mark).unwrap();
     let (_, local) = foreign.enrolment.accept();
     assert_eq!(local.to_string(), "127.192.0.1:443");
-    let said = first_of_others(&rig).unwrap();
-    let named = said.contains("before nodetls by program connect4 (id ");
-    assert!(named && said.contains(") at connect4: "), "{said}");
+    Ok("")
+}
+
+fn preorder_ends() -> Outcome {
+    let (mut rig, foreign, attached) = rig_after_another()?;
+    let (redirect, maps) = Redirect::load(&rig.world.pins, Effect::Enforce).unwrap();
+    (rig.redirect, rig.maps) = (redirect, maps);
+    denied(rig.connect(ADDRESS, |_| {}))?;
+    rig.redirect
+        .attach(&pods(&rig.world), &mut rig.maps)
+        .unwrap();
+    denied(rig.connect(ADDRESS, |_| {}))?;
+    assert_eq!(rig.maps.count(Event::DeniedChanged), 2);
+
+    let links = rig.redirect.pins().join("links");
+    let links = || fs::read_dir(&links).unwrap().count();
+    attached.detach();
+    assert_eq!(first_of_others(&mut rig), None);
+    assert_eq!(links(), PROGRAMS.len());
+    // And again.
+    attached.attach_again();
+    assert!(first_of_others(&mut rig).unwrap().contains(" is refused"));
+    assert_eq!(links(), PROGRAMS.len() + 2);
+    denied(rig.connect(ADDRESS, |_| {}))?;
+    attached.detach();
+    assert_eq!(first_of_others(&mut rig), None);
+    // Only one listener of a netns may have an address.
+    drop(foreign.enrolment);
+    let pod = rig.enrol()?;
+    let _client = rig.connect(ADDRESS, |_| {}).unwrap();
+    let (_, local) = pod.accept();
+    assert_eq!(local.to_string(), "127.128.0.1:443");
     Ok("")
 }
 

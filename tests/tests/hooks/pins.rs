@@ -7,7 +7,7 @@ use std::thread;
 
 use nodetls::redirect::{Effect, Redirect, cgroup_is_gone, pinned_link};
 use nodetls_ebpf::{Event, MAX_PODS, Mode};
-use nodetls_tests::{ADDRESS, ip};
+use nodetls_tests::{ADDRESS, inside, ip};
 
 use crate::rig::{Outcome, Rig, join, pods, soon};
 use crate::{Group, Row};
@@ -77,7 +77,7 @@ fn update_without_a_gap() -> Outcome {
     let netns = rig.world.pod.clone();
     let connects = thread::scope(|scope| {
         let clients = scope.spawn(|| {
-            crate::rig::inside(&netns, || {
+            inside(&netns, || {
                 let mut connects = 0;
                 while !over.load(Ordering::Relaxed) {
                     std::net::TcpStream::connect(ADDRESS).unwrap();

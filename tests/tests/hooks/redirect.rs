@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nodetls_ebpf::Event;
-use nodetls_tests::{ADDRESS, BACKEND_IP, POD_IP};
+use nodetls_tests::{ADDRESS, BACKEND_IP, POD_IP, inside};
 use rustix::net::{SendFlags, connect_unspec, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::rig::{Enrolment, NotHere, Outcome, Rig, inside};
+use crate::rig::{Enrolment, NotHere, Outcome, Rig};
 use crate::{Group, Row};
 
 pub(crate) const REDIRECT: Group = Group {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -12,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use nodetls::pods::netns::NetnsThread;
 use nodetls::pods::{Enrolled, Pod, open};
-use nodetls::redirect::{Effect, Maps, Redirect, TargetIds, address_key, default_cgroup};
-use nodetls_tests::{ADDRESS, World};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use nodetls::redirect::{Effect, Maps, Redirect, default_cgroup};
+use nodetls_tests::{ADDRESS, World, inside, target};
 use socket2::{Domain, Socket, Type};
 
 /// A row that holds, with a word on how; or one that this kernel is too old for.
@@ -186,15 +184,6 @@ pub(crate) fn enrol(world: &World, redirect: &Redirect) -> Result<Enrolment, Not
     })
 }
 
-/// Makes `address` a target of an instance; its id.
-pub(crate) fn target(redirect: &Redirect, maps: &mut Maps, address: &str) -> u32 {
-    let key = address_key(address.parse().unwrap());
-    let mut ids = TargetIds::read(maps, redirect.ids());
-    let (id, _) = ids.allocate(maps, key, |_| false).unwrap();
-    maps.targets.insert(key, id, 0).unwrap();
-    id
-}
-
 /// The first connection that comes to one of these within 10 s.
 pub(crate) fn accept(listeners: &[TcpListener]) -> Option<(TcpStream, SocketAddr)> {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -209,16 +198,6 @@ pub(crate) fn accept(listeners: &[TcpListener]) -> Option<(TcpStream, SocketAddr
         thread::sleep(Duration::from_millis(1));
     }
     None
-}
-
-/// Runs `work` on a thread in a named netns.
-pub(crate) fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
-    let netns = File::open(format!("/run/netns/{netns}")).unwrap();
-    let work = || {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    };
-    thread::scope(|scope| scope.spawn(work).join()).unwrap()
 }
 
 /// Has this process join a cgroup.

@@ -65,15 +65,7 @@ fn servers_out_of_reach() {
     );
 
     // One local port for all, and a connection that has it; the clients bring their own.
-    let local_ports = |range: &str| {
-        let mut write = rig.world.in_pod("sh");
-        write.args([
-            "-c",
-            "echo $0 > /proc/sys/net/ipv4/ip_local_port_range",
-            range,
-        ]);
-        assert!(write.status().unwrap().success());
-    };
+    let local_ports = |range: &str| rig.world.local_ports(&rig.world.pod, range);
     local_ports("40000 40000");
     let address = format!("{CLUSTER_IP}:8443");
     let client = |port: u16| {

@@ -3,6 +3,7 @@
 use rcgen::{ExtendedKeyUsagePurpose, Issuer};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -191,8 +192,13 @@ impl Leaf {
         .unwrap();
         let (near, far) = tokio::io::duplex(1 << 16);
         let accept = TlsAcceptor::from(Arc::new(server)).accept(far);
-        let (connected, _) = tokio::join!(client.handshake(near, Alpn::None, LIMIT), accept);
-        connected.map(|_| ())
+        let connect = async {
+            let mut stream = client.handshake(near, Alpn::None, LIMIT).await?;
+            stream.flush().await.unwrap();
+            Ok(())
+        };
+        let (connected, _) = tokio::join!(connect, accept);
+        connected
     }
 
     /// The same, when it trusts just this certificate; and the warning that check gives for it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS};
-use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite};
 
 use super::{AccessLog, ClientTls, Entry, Pin, TlsVersion, ValidationMode};
 use crate::policy::rules;
@@ -42,7 +42,7 @@ pub(super) const TABLE: &[Entry] = &[
         values: || format!("a list of {}", groups().collect::<Vec<_>>().join(", ")),
         default: "X25519MLKEM768, X25519, secp256r1, secp384r1",
         meaning: "The groups to offer for the key exchange, the preferred first. X25519MLKEM768 is a hybrid with a \
-                  post-quantum algorithm.",
+                  post-quantum algorithm. Those with MLKEM are for TLS 1.3 only.",
         read: |value, options| {
             options.groups = list(value, group)?;
             Ok(())
@@ -274,6 +274,16 @@ fn group(text: &str) -> Result<NamedGroup, String> {
     let mut all = ALL_KX_GROUPS.iter().map(|group| group.name());
     all.find(|group| group.as_str() == Some(text))
         .ok_or_else(|| unknown(text))
+}
+
+/// Whether the keys of a version's handshake can be exchanged in a group.
+pub(super) fn serves(group: NamedGroup, version: TlsVersion) -> bool {
+    let version = match version {
+        TlsVersion::Tls12 => ProtocolVersion::TLSv1_2,
+        TlsVersion::Tls13 => ProtocolVersion::TLSv1_3,
+    };
+    let mut all = ALL_KX_GROUPS.iter();
+    all.any(|known| known.name() == group && known.usable_for_version(version))
 }
 
 fn groups() -> impl Iterator<Item = &'static str> {

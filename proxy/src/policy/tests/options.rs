@@ -61,9 +61,12 @@ fn all_options_are_read() {
         ("connect-timeout", "1m30s"),
         ("handshake-timeout", "500ms"),
         ("idle-timeout", "24h"),
+        ("http-pooling", "off"),
         ("access-log", "off"),
+        ("rewrite-host", "true"),
         ("validation-mode", "InsecureAllowExpired"),
         ("pinned-sha256", &pins),
+        ("client-certificate", "client-identity"),
     ]);
     let mut sum = [0xab; 32];
     sum[31] = 0xcd;
@@ -81,10 +84,12 @@ fn all_options_are_read() {
         connect_timeout: Some(Duration::from_secs(90)),
         handshake_timeout: Some(Duration::from_millis(500)),
         idle_timeout: Some(Duration::from_secs(86_400)),
+        unpooled: true,
         access_log: AccessLog::Off,
+        rewrite_host: true,
         validation_mode: ValidationMode::InsecureAllowExpired,
         pins: vec![Pin::Certificate(sum), Pin::PublicKey([0; 32])],
-        ..Options::default()
+        client_certificate: Some("client-identity".to_owned()),
     };
     assert_eq!(options, expected);
     assert_eq!(read(&[("alpn", "none")]).alpn, Some(Vec::new()));
@@ -143,6 +148,13 @@ fn a_value_that_can_t_be_is_refused_with_those_that_can() {
         ("idle-timeout", "25h", "is not between 1ms and 24h"),
         ("access-log", "true", "write on, off, or 1/N"),
         ("access-log", "1/0", "is no value"),
+        ("http-pooling", "true", "write on or off"),
+        ("rewrite-host", "on", "write true or false"),
+        (
+            "client-certificate",
+            "Not_A_Name",
+            "can't be the name of a Secret: write the name of a Secret",
+        ),
         (
             "validation-mode",
             "standard",
@@ -168,7 +180,7 @@ fn a_value_that_can_t_be_is_refused_with_those_that_can() {
 }
 
 #[test]
-fn versions_and_cipher_suites_must_agree() {
+fn versions_cipher_suites_and_groups_must_agree() {
     let both = |options: Value| {
         let compiled = World::new().policy("p", with_options(options)).compile();
         compiled.status("p").ancestors[0].accepted.message.clone()
@@ -183,6 +195,26 @@ fn versions_and_cipher_suites_must_agree() {
         message.contains("has none for the versions allowed"),
         "{message}"
     );
+    let hybrid = |key: &str, value: &str| {
+        let groups = "X25519MLKEM768, MLKEM768";
+        both(json!({"nodetls.io/key-exchange-groups": groups, (key): value}))
+    };
+    for only_tls12 in [
+        hybrid("nodetls.io/max-tls-version", "1.2"),
+        hybrid("nodetls.io/cipher-suites", suite),
+    ] {
+        let wanted = "key-exchange-groups has none for TLS 1.2, the only version offered";
+        assert!(only_tls12.contains(wanted), "{only_tls12}");
+    }
+    for possible in [
+        hybrid("nodetls.io/max-tls-version", "1.3"),
+        both(
+            json!({"nodetls.io/key-exchange-groups": "X25519MLKEM768, X25519",
+            "nodetls.io/max-tls-version": "1.2"}),
+        ),
+    ] {
+        assert_eq!(possible, "Service default/web, all ports");
+    }
 }
 
 #[test]

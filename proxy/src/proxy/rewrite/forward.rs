@@ -53,7 +53,7 @@ impl Forwarder {
     ) -> Result<Arc<Self>, Failure> {
         let refused = |_| Failure::new(Reason::PolicyRefused, "its hostname is no authority");
         let host = Authority::try_from(hostname).map_err(refused)?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let http2 = stream.session().alpn == "h2";
         let cause = cause.clone();
         let io = TokioIo::new(Server::new(stream, cause.clone()));
         let new = |sender| {

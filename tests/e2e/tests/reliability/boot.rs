@@ -130,6 +130,8 @@ pub(crate) const BPFFS_MOUNTED_ANEW: Row = Row {
         });
         // A DaemonSet ends an agent that is not Ready at once.
         settle(load);
+        let status = nodetls::status("node1");
+        assert!(status.contains("all is well"), "read where it is: {status}");
         ours(&["rollout", "restart", AGENTS]);
         ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
         settle(load);
