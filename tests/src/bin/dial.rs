@@ -1,5 +1,6 @@
 //! The tests' own client: connects, tells its peer's name, sends, and prints what comes back.
 
+use std::io::ErrorKind;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::{self, sleep};
@@ -70,7 +71,11 @@ fn main() {
         let address = |n| Ipv4Addr::from_bits(first.ip().to_bits() + n);
         let ports = (0..500).map(|n| first.port() + n);
         let all = (0..addresses).flat_map(|n| ports.clone().map(move |port| (address(n), port)));
-        let taken = all.filter(|address| TcpStream::connect(address).is_ok());
+        // It may be reset as soon as it is taken.
+        let taken = all.filter(|address| match TcpStream::connect(address) {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        });
         return println!("scanned: {}", taken.count());
     }
     if let Some(connections) = options.hold {
