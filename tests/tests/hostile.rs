@@ -295,8 +295,8 @@ fn when_files_run_short_more_connections_are_reset_and_open_ones_go_on() {
 fn when_memory_would_run_short_more_connections_are_reset_and_open_ones_go_on() {
     let (mut world, _ca) = World::with_echo();
     world.kill_agent();
-    // 20 of 128 KiB, and as much again.
-    world.agent_flags = vec!["--memory-limit", "5242880"];
+    // 20 of 256 KiB, and as much again.
+    world.agent_flags = vec!["--memory-limit", "10485760"];
     world.start_agent();
     let exchange = world.exchange();
     let held = world.dialling(&[ADDRESS, "--hold", "50"]);

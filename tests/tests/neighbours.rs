@@ -67,8 +67,8 @@ fn a_pod_that_does_its_worst_disturbs_no_other() {
 fn a_pod_that_has_its_share_of_the_node_leaves_places_to_others() {
     let (mut world, _ca) = World::without_agent();
     let other = world.backend.clone();
-    // 20 connections of 128 KiB, and as much again.
-    world.agent_flags = vec!["--memory-limit", "5242880"];
+    // 20 connections of 256 KiB, and as much again.
+    world.agent_flags = vec!["--memory-limit", "10485760"];
     world.start_agent_for(&world.pod.replace("-pod-", "-*-"));
     let rejected = |world: &World| world.metric("nodetls_rejected_connections_total", &[]);
     let _held = world.dialling(&[ADDRESS, "--hold", "50"]);

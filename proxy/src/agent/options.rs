@@ -99,7 +99,7 @@ pub struct Options {
     /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
     #[arg(long, value_name = "N", default_value = "10000")]
     pub connections_per_netns: usize,
-    /// Bytes of memory that the agent may use; half of it is for connections, 128 KiB each, and more are reset [default: no
+    /// Bytes of memory that the agent may use; half of it is for connections, 256 KiB each, and more are reset [default: no
     /// limit]
     #[arg(long, value_name = "BYTES")]
     pub memory_limit: Option<u64>,

@@ -12,7 +12,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What a busy connection takes, roughly: a buffer and what is sealed, or a buffer, and the kernel's for its sockets. An
 /// idle one takes far less; one that is blocked both ways takes 208 KiB.
-const CONNECTION: u64 = 128 * 1024;
+const CONNECTION: u64 = 256 * 1024;
 
 /// Of each four places that there are, one netns may have three: others find one.
 const SHARE: usize = 3;
