@@ -111,8 +111,22 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Sends all that is sealed.
+    /// Sends all that is sealed. After an error, which is told once, nothing is sent any more.
     pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let sent = ready!(self.poll_send_all(cx, io));
+        if sent.is_err() {
+            self.closed = true;
+            self.sealed.clear();
+            self.sent = 0;
+        }
+        Poll::Ready(sent)
+    }
+
+    fn poll_send_all(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut (impl AsyncWrite + Unpin),
