@@ -81,15 +81,28 @@ async fn receive<IO: AsyncReadExt>(mut from: ReadHalf<IO>, size: usize) -> Vec<u
     }
 }
 
+/// Sends all of `bytes` while it receives all of the other side's.
+async fn exchange_all<IO: AsyncReadExt + AsyncWriteExt>(
+    stream: IO,
+    bytes: &[u8],
+    sizes: &[usize],
+    read: usize,
+) -> Vec<u8> {
+    let (reads, writes) = split(stream);
+    let ((), got) = tokio::join!(send(writes, bytes, sizes), receive(reads, read));
+    got
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn whatever_is_cut_wherever_arrives_in_order(
         seed in any::<u64>(),
         lengths in prop::array::uniform2(0_usize..300_000),
         sizes in prop::array::uniform2(prop::collection::vec(1_usize..40_000, 1..8)),
         reads in prop::array::uniform2(1_usize..70_000),
-        pipe in 1_usize..100_000,
+        // At least a change_cipher_spec, which is said while the server still speaks: rustls reads nothing meanwhile.
+        pipe in 6_usize..100_000,
         suite in 0_usize..6,
     ) {
         let [up, down] = lengths.map(|length| {
@@ -97,19 +110,24 @@ proptest! {
             bytes.collect::<Vec<_>>()
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
+        let all_arrives = async {
             let suites = suites();
             let (client, config) = &suites[suite % suites.len()];
-            let (client, server) = pair(client, Arc::clone(config), pipe).await;
-            let ((client_reads, client_writes), (server_reads, server_writes)) = (split(client), split(server));
-            let ((), (), got_up, got_down) = tokio::join!(
-                send(client_writes, &up, &sizes[0]),
-                send(server_writes, &down, &sizes[1]),
-                receive(server_reads, reads[0]),
-                receive(client_reads, reads[1]),
-            );
+            let (ours, theirs) = tokio::io::duplex(pipe);
+            // Each side goes on as soon as it can: a server's tickets may not fit into the pipe.
+            let client = async {
+                let stream = client.handshake(ours, Alpn::None, LIMIT).await.unwrap();
+                exchange_all(stream, &up, &sizes[0], reads[1]).await
+            };
+            let server = async {
+                let stream = TlsAcceptor::from(Arc::clone(config)).accept(theirs).await.unwrap();
+                exchange_all(stream, &down, &sizes[1], reads[0]).await
+            };
+            let (got_down, got_up) = tokio::join!(client, server);
             assert!(got_up == up && got_down == down);
-        });
+        };
+        let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, all_arrives).await });
+        assert!(ended.is_ok(), "it hangs");
     }
 }
 
