@@ -14,6 +14,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// kubectl of the running cluster, written by `cargo xtask cluster up`.
 pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 
@@ -141,6 +143,13 @@ pub fn until<T, E: std::fmt::Display>(what: &str, ask: impl Fn() -> Result<T, E>
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The objects of some YAML, as kustomize and Helm print them.
+pub fn objects(yaml: &str) -> Vec<Value> {
+    let texts = yaml.split("\n---\n").filter(|text| text.contains("kind:"));
+    let objects = texts.map(|text| serde_saphyr::from_str(text).unwrap());
+    objects.collect()
 }
 
 /// What a program printed, to both its outputs.

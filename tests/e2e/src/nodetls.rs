@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{kubectl, on_node, text};
+use crate::{kubectl, on_node, text, until};
 
 /// Its namespace.
 pub const NAMESPACE: &str = "nodetls-system";
@@ -22,11 +22,39 @@ pub fn agent(node: &str) -> String {
         "--output=jsonpath={.items[*].metadata.name}",
     ];
     // For a moment there may be none that the kubelet calls running.
-    crate::until(&format!("an agent runs on {node}"), || {
+    until(&format!("an agent runs on {node}"), || {
         let names = kubectl(&pods);
         let newest = names.split(' ').next_back().unwrap_or_default().to_owned();
         (!newest.is_empty()).then_some(newest).ok_or(names)
     })
+}
+
+/// Writes into `directory` a kustomization of `manifests/` with these components, and `more` lines.
+pub fn kustomization(directory: &Path, components: &[&str], more: &str) {
+    // kustomize takes no absolute paths.
+    let up = "../".repeat(directory.components().count() - 1);
+    let manifests = top().join("manifests").canonicalize().unwrap();
+    let manifests = format!("{up}{}", &manifests.display().to_string()[1..]);
+    let components: Vec<_> = components
+        .iter()
+        .map(|component| format!("{manifests}/components/{component}"))
+        .collect();
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n{more}\nresources: ['{manifests}']\n\
+         components: {components:?}\n"
+    );
+    fs::write(directory.join("kustomization.yaml"), text).unwrap();
+}
+
+/// Waits until no node has anything of ours in its kernel or on its disk.
+pub fn until_nodes_are_clean() {
+    for node in ["node1", "node2"] {
+        until(&format!("{node} is clean"), || {
+            let look = "ls -d /sys/fs/bpf/nodetls /var/lib/nodetls/* 2>/dev/null";
+            let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        });
+    }
 }
 
 /// What `nodetls status` says on `node`, whether all is well or not.

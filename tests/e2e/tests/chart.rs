@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nodetls_e2e::{HELM, Namespace, alone, kubectl, nodetls, on_node, text, until};
+use nodetls_e2e::{HELM, Namespace, alone, kubectl, nodetls, text, until};
 use serde_json::Value;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/chart");
@@ -53,8 +53,7 @@ fn template(values: &[&str]) -> Result<String, String> {
 
 /// Objects by kind and name, without what Helm's conventions add.
 fn objects(yaml: &str) -> BTreeMap<String, Value> {
-    let texts = yaml.split("\n---\n").filter(|text| text.contains("kind:"));
-    let objects = texts.map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+    let objects = nodetls_e2e::objects(yaml).into_iter();
     let objects = objects.filter(|object| object["kind"] != "Namespace");
     let objects = objects.map(|mut object| {
         let labels = object["metadata"]["labels"].as_object_mut().unwrap();
@@ -79,16 +78,7 @@ fn objects(yaml: &str) -> BTreeMap<String, Value> {
 fn kustomized(components: &[&str]) -> String {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chart-kustomized");
     fs::create_dir_all(&directory).unwrap();
-    // kustomize takes no absolute paths.
-    let up = "../".repeat(directory.components().count() - 1);
-    let manifests = Path::new(CHART).join("..").canonicalize().unwrap();
-    let manifests = format!("{up}{}", &manifests.display().to_string()[1..]);
-    let components: Vec<_> = components
-        .iter()
-        .map(|name| format!("{manifests}/components/{name}"))
-        .collect();
-    let text = format!("resources: ['{manifests}']\ncomponents: {components:?}\n");
-    fs::write(directory.join("kustomization.yaml"), text).unwrap();
+    nodetls::kustomization(&directory, components, "");
     kubectl(&["kustomize", &directory.display().to_string()])
 }
 
@@ -243,13 +233,7 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
         "--timeout=120s",
     ];
     helm(&gone).unwrap();
-    for node in ["node1", "node2"] {
-        until(&format!("{node} is clean"), || {
-            let look = "ls -d /sys/fs/bpf/nodetls /var/lib/nodetls/* 2>/dev/null";
-            let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());
-            if left.is_empty() { Ok(()) } else { Err(left) }
-        });
-    }
+    nodetls::until_nodes_are_clean();
     let ancestors = "--output=jsonpath={.status.ancestors}";
     assert_eq!(
         namespace.kubectl(&["get", "backendtlspolicy", "server", ancestors]),

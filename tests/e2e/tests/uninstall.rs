@@ -1,7 +1,7 @@
 //! Uninstalling, as the documents say, and by deleting everything at once. Each ends with nodetls installed again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use nodetls_e2e::{Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
+use nodetls_e2e::{Namespace, alone, kubectl, nodetls, on_node, until, wait};
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const URL: &str = "http://server/";
@@ -38,13 +38,7 @@ fn ancestors(namespace: &Namespace) -> String {
 
 /// Nothing is left on any node, and clients connect as they did before.
 fn assert_clean(namespace: &Namespace) {
-    for node in NODES {
-        until(&format!("{node} is clean"), || {
-            let look = "ls -d /sys/fs/bpf/nodetls /var/lib/nodetls/* 2>/dev/null";
-            let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());
-            if left.is_empty() { Ok(()) } else { Err(left) }
-        });
-    }
+    nodetls::until_nodes_are_clean();
     let answer = namespace.curl("client", &[URL]);
     assert_eq!(
         answer.status, 400,

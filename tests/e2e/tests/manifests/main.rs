@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use nodetls_e2e::{KUBECTL, kubectl};
+use nodetls_e2e::{KUBECTL, kubectl, nodetls};
 use serde_json::Value;
 
 const NAMESPACE: &str = "nodetls-system";
@@ -26,22 +26,7 @@ fn directory(name: &str) -> PathBuf {
 /// Writes a kustomization of `manifests/` with these components, and `more` lines; returns its directory.
 fn overlay(name: &str, components: &[&str], more: &str) -> PathBuf {
     let directory = directory(name);
-    // kustomize takes no absolute paths.
-    let up = "../".repeat(directory.components().count() - 1);
-    let manifests = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../manifests")
-        .canonicalize()
-        .unwrap();
-    let manifests = format!("{up}{}", &manifests.display().to_string()[1..]);
-    let components: Vec<_> = components
-        .iter()
-        .map(|component| format!("{manifests}/components/{component}"))
-        .collect();
-    let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n{more}\nresources: ['{manifests}']\n\
-         components: {components:?}\n"
-    );
-    fs::write(directory.join("kustomization.yaml"), text).unwrap();
+    nodetls::kustomization(&directory, components, more);
     directory
 }
 

@@ -8,11 +8,7 @@ use super::overlay;
 /// The objects of the base with the component.
 fn objects(name: &str, more: &str) -> Vec<Value> {
     let directory = overlay(name, &["monitoring"], more);
-    let text = kubectl(&["kustomize", &directory.display().to_string()]);
-    let objects = text.split("\n---\n");
-    objects
-        .map(|object| serde_saphyr::from_str(object).unwrap())
-        .collect()
+    nodetls_e2e::objects(&kubectl(&["kustomize", &directory.display().to_string()]))
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
