@@ -18,7 +18,7 @@ use super::*;
 use crate::failure::{Failure, Reason};
 use crate::pods::Pod;
 use crate::policy::{CaBundle, Options, Origination};
-use crate::tls::{Alpn, Session, describe, failure_of_stream};
+use crate::tls::{Alpn, describe, failure_of_stream};
 
 const HOST: &str = "www.example.com";
 const LIMIT: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ async fn exchange(
     if let Err(error) = stream.read_to_string(&mut answer).await {
         return Err(failure_of_stream(&error, &stream));
     }
-    Ok((Session::of(&stream).resumed, answer))
+    Ok((stream.session().resumed, answer))
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::failure::{Failure, Reason};
 use crate::metrics::OpenConnection;
 use crate::pods::Pod;
 use crate::policy::ClientTls;
-use crate::tls::{Alpn, ServerStream, Session, Stage, failure_from_io, failure_of_stream};
+use crate::tls::{Alpn, ServerStream, Stage, failure_from_io, failure_of_stream};
 
 /// Serves one redirected connection to its end. Its socket's local address claims a target id.
 pub(super) async fn serve(
@@ -170,7 +170,7 @@ impl Connection {
 
     pub(super) fn note_session(&mut self, stream: &ServerStream) {
         self.access.upstream = stream.get_ref().peer_addr().ok();
-        let session = Session::of(stream);
+        let session = stream.session();
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);
         self.access.group = Some(session.group);

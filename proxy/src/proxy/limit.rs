@@ -10,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// How often the same trouble is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What a busy connection takes, roughly: a buffer and what is sealed, or a buffer, and the kernel's for its sockets. An
-/// idle one takes far less; one that is blocked both ways takes 208 KiB.
+/// What a connection takes at most, roughly: blocked both ways it holds two buffers and what is sealed, 208 KiB, and there is
+/// what the kernel has for its sockets. An idle one takes far less.
 const CONNECTION: u64 = 256 * 1024;
 
 /// Of each four places that there are, one netns may have three: others find one.

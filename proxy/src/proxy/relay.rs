@@ -84,7 +84,6 @@ impl Relay<'_> {
             idle_timeout,
             mut framing,
             last,
-            ..
         } = self;
         let (mut up, mut down) = (Direction::default(), Direction::default());
         let mut unwritten = None;

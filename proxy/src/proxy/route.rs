@@ -183,7 +183,7 @@ impl Route {
 
     /// Counts a TLS handshake; `stream` is there when it succeeded.
     pub fn record_handshake(&self, duration: Duration, stream: Option<&ServerStream>) {
-        match stream.map(Session::of) {
+        match stream.map(ServerStream::session) {
             Some(session) => {
                 self.metrics.handshake_ok(session, duration);
                 let mut lately = self.lock();

@@ -50,9 +50,16 @@ impl Control {
     pub(super) fn new(kernel: KernelConnection<ClientConnectionData>) -> Self {
         let suite = kernel.negotiated_cipher_suite();
         let tls13 = matches!(suite, SupportedCipherSuite::Tls13(_));
+        Self::of(suite, tls13.then_some(kernel))
+    }
+
+    fn of(
+        suite: SupportedCipherSuite,
+        kernel: Option<KernelConnection<ClientConnectionData>>,
+    ) -> Self {
         Self {
             suite,
-            kernel: tls13.then_some(kernel),
+            kernel,
             partial: Vec::new(),
             warnings: 0,
             renegotiations: 0,
@@ -218,16 +225,7 @@ mod tests {
     fn control() -> Control {
         let mut suites = ALL_CIPHER_SUITES.iter();
         let suite = suites.find(|suite| suite.tls13().is_none()).unwrap();
-        Control {
-            suite: *suite,
-            kernel: None,
-            partial: Vec::new(),
-            warnings: 0,
-            renegotiations: 0,
-            key_updates: 0,
-            tickets: 0,
-            empty_records: 0,
-        }
+        Control::of(*suite, None)
     }
 
     #[test]

@@ -254,11 +254,6 @@ fn from_socket(error: &io::Error, stage: Stage) -> Failure {
             Reason::Reset,
             format!("the connection to the server broke: {error}"),
         ),
-        // rustls buffers so much of a handshake message, and no more.
-        _ if error.kind() == Kind::InvalidData => Failure::new(
-            Reason::ProtocolError,
-            format!("the server broke the TLS protocol: {error}"),
-        ),
         Stage::Handshake | Stage::Relay => Failure::new(
             Reason::Internal,
             format!("the connection to the server failed: {error}"),

@@ -4,7 +4,6 @@ use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 
 use super::client::PROVIDER;
 use super::describe::not_after;
-use super::stream::TlsStream;
 
 /// What was negotiated; texts are labels of bounded number for log and metrics, `none` where nothing was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,12 +23,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of an established stream.
-    pub fn of<IO>(stream: &TlsStream<IO>) -> Self {
-        stream.session()
-    }
-
-    /// The same when the handshake is complete.
+    /// That of a handshake that is complete.
     pub(super) fn negotiated(connection: &CommonState) -> Self {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let sent = connection.peer_certificates().filter(|_| !resumed);

@@ -194,7 +194,7 @@ async fn exchange(
     let mut stream = client
         .handshake(serve(Arc::clone(config)), alpn, LIMIT)
         .await?;
-    let session = Session::of(&stream);
+    let session = stream.session();
     let relay = |error: io::Error| failure_from_io(&error, Stage::Relay);
     stream.write_all(b"ping").await.map_err(relay)?;
     let mut answer = Vec::new();

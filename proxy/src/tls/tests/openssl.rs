@@ -134,7 +134,7 @@ impl Server {
         let mut answer = [0; 4];
         stream.read_exact(&mut answer).await.map_err(relay)?;
         assert_eq!(&answer, b"cba\n");
-        Ok(Session::of(&stream))
+        Ok(stream.session())
     }
 }
 
