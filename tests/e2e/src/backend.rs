@@ -37,8 +37,8 @@ spec:
   ports: [{name: https, port: 80, targetPort: 8443}]
 ";
 
-/// In the manner of all documents.
-const POLICY: &str = r#"
+/// For it, in the manner of all documents.
+pub const POLICY: &str = r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy
 metadata: {name: server}

@@ -22,7 +22,7 @@ pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 /// Helm, likewise.
 pub const HELM: &str = "/var/lib/nodetls-cluster/helm";
 
-pub use backend::{ASK, client, script};
+pub use backend::{ASK, POLICY, client, script};
 pub use curl::Answer;
 
 /// A namespace, removed with all in it when this is dropped.

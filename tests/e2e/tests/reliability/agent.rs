@@ -1,10 +1,10 @@
 //! The agent of the load's node, ended and replaced.
 
 use nodetls_e2e::nodetls::{self, ours, until_ready};
-use nodetls_e2e::wait;
+use nodetls_e2e::{on_node, text, wait};
 
 use crate::load::Load;
-use crate::process::kill_9;
+use crate::process::{beside, kill_9};
 use crate::{Allowed, Row};
 
 pub(crate) const AGENTS: &str = "daemonset/nodetls-agent";
@@ -33,6 +33,44 @@ pub(crate) const ROLLED_OUT: Row = Row {
         load.answers(100);
     },
 };
+
+pub(crate) const OTHER_IMAGE: Row = Row {
+    name: "agent_upgraded",
+    fault: "The agents are given another image, and then the first one again (rollout undo)",
+    allowed: Allowed::Nothing,
+    test: |load| {
+        let image = "--output=jsonpath={.spec.template.spec.containers[0].image}";
+        let before = ours(&["get", AGENTS, image]);
+        let other = format!("{before}-other");
+        for node in ["node1", "node2"] {
+            tag(node, &before, &other);
+        }
+        ours(&["set", "image", AGENTS, &format!("agent={other}")]);
+        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        load.answers(100);
+        ours(&["rollout", "undo", AGENTS]);
+        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        load.answers(100);
+        assert_eq!(ours(&["get", AGENTS, image]), before);
+    },
+};
+
+/// Gives an image of the node's containerd another name too.
+fn tag(node: &str, image: &str, other: &str) {
+    let ctr = beside("containerd", "ctr");
+    let names = [image, other].map(|name| format!("docker.io/library/{name}"));
+    let tag = [
+        &ctr,
+        "--namespace=k8s.io",
+        "images",
+        "tag",
+        "--force",
+        &names[0],
+        &names[1],
+    ];
+    let said = on_node(node, &tag).output().unwrap();
+    assert!(said.status.success(), "{}", text(&said));
+}
 
 pub(crate) const FAILED_ROLLOUT: Row = Row {
     name: "agent_rollout_failed",

@@ -97,13 +97,7 @@ pub(crate) const CRD_DELETED: Row = Row {
         });
         load.answers(100);
         // The load ends before the CRD is served again.
-        load.namespace
-            .kubectl(&["exec", "load", "--", "sh", "-c", ": >/tmp/stop"]);
-        wait("the load has ended", || {
-            let before = load.lines().len();
-            sleep(Duration::from_millis(1500));
-            load.lines().len() == before
-        });
+        load.stop();
         drop(crd);
     },
 };

@@ -1,21 +1,33 @@
-//! Clients that ask without a pause, marked, and what of it is on the wire.
+//! Pods that ask again and again, marked, and what of it is on the wire.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nodetls_e2e::{ASK, Namespace, on_node, script, wait};
+use nodetls_e2e::{ASK, Namespace, on_node, wait};
+
+use crate::wire;
 
 pub(crate) const URL: &str = "http://server/";
 /// In each request of the load.
 pub(crate) const MARK: &str = "marked-in-plaintext";
 
-/// Four clients that ask without a pause, each time on a new connection, until told to stop.
+/// How many pods ask.
+pub(crate) const PODS: usize = 8;
+
+/// Pods of node1, each of which asks, each time on a new connection, until told to stop.
 fn clients() -> String {
+    let script = format!(
+        "while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {MARK}' {URL}; sleep 0.1; done; sleep infinity"
+    );
+    let script = serde_json::Value::from(script);
     format!(
-        "ask() {{ while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {MARK}' {URL}; done }}\n\
-         ask & ask & ask & ask &\n\
-         sleep infinity\n"
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: load}}\nspec:\n  replicas: {PODS}\n  \
+         selector: {{matchLabels: {{app: load}}}}\n  template:\n    metadata: {{labels: {{app: load}}}}\n    spec:\n      \
+         nodeSelector: {{kubernetes.io/hostname: node1}}\n      terminationGracePeriodSeconds: 0\n      \
+         containers: [{{name: client, image: nodetls.test/client:1, command: [sh, -c, {script}]}}]\n"
     )
 }
 
@@ -24,6 +36,8 @@ pub(crate) struct Load {
     pub(crate) namespace: Namespace,
     capture: Child,
     file: String,
+    /// When plaintext was in order: nothing was declared of the Service.
+    undeclared: RefCell<Vec<Range<Duration>>>,
 }
 
 /// How the load's requests ended.
@@ -54,26 +68,52 @@ impl Load {
         wait("the capture has begun", || {
             fs::metadata(&file).is_ok_and(|file| file.len() > 0)
         });
-        namespace.apply(&script("load", &clients()));
-        namespace.wait("pod/load", "condition=Ready");
+        namespace.apply(&clients());
+        namespace.wait("deployment/load", "condition=Available");
         let load = Self {
             namespace,
             capture,
             file,
+            undeclared: RefCell::default(),
         };
         wait("the load gets answers", || load.answered() > 20);
         load
     }
 
-    /// A line for each request that has ended, with the time of day.
+    /// A line for each request that has ended, in that order, with the time.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let logs = self.namespace.kubectl(&["logs", "load", "--timestamps"]);
-        logs.lines().map(str::to_owned).collect()
+        let all = ["--selector=app=load", "--tail=-1", "--max-log-requests=8"];
+        let logs = [&["logs", "--timestamps"], &all[..]].concat();
+        let logs = self.namespace.kubectl(&logs);
+        let mut lines: Vec<_> = logs.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
     }
 
     fn answered(&self) -> usize {
         let lines = self.lines();
         lines.iter().filter(|line| read(line).1 == "200").count()
+    }
+
+    /// While there is no policy for the Service, as far as a node can know.
+    pub(crate) fn while_undeclared(&self, test: impl FnOnce()) {
+        let since = now();
+        test();
+        self.undeclared.borrow_mut().push(since..now());
+    }
+
+    /// Ends the load: all that was asked has ended.
+    pub(crate) fn stop(&self) {
+        let names = ["get", "pods", "--selector=app=load", "--output=name"];
+        for pod in self.namespace.kubectl(&names).lines() {
+            let stop = ["exec", pod, "--", "sh", "-c", ": >/tmp/stop"];
+            self.namespace.kubectl(&stop);
+        }
+        wait("the load has ended", || {
+            let before = self.lines().len();
+            std::thread::sleep(Duration::from_millis(1500));
+            self.lines().len() == before
+        });
     }
 
     /// Until so many more have been answered.
@@ -88,18 +128,21 @@ impl Load {
 
     /// How requests ended since `from` lines.
     pub(crate) fn end(mut self, from: usize) -> Outcome {
-        // What was asked is on the wire, or never will be.
-        self.namespace
-            .kubectl(&["delete", "pod", "load", "--wait=false", "--grace-period=1"]);
+        // What of these was asked is on the wire, or never will be.
         let lines = self.lines();
         self.end_capture();
         let wire = fs::read(&self.file).unwrap();
         assert!(wire.len() > 100_000, "little was captured");
-        let marks = wire.windows(MARK.len());
+        let undeclared = self.undeclared.borrow();
+        let in_order = |at: &Duration| undeclared.iter().any(|while_| while_.contains(at));
+        let marked = wire::packets_with(&wire, MARK.as_bytes());
         let mut outcome = Outcome {
-            plaintext: marks.filter(|bytes| *bytes == MARK.as_bytes()).count(),
+            plaintext: marked.iter().filter(|at| !in_order(at)).count(),
             ..Outcome::default()
         };
+        if !undeclared.is_empty() {
+            assert!(marked.iter().any(in_order), "the capture shows none");
+        }
         let mut last = None;
         for line in &lines[from.min(lines.len())..] {
             let (at, status, error) = read(line);
@@ -130,6 +173,10 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.end_capture();
     }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
 const DAY: f64 = 86_400.0;

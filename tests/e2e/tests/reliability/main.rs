@@ -11,6 +11,7 @@ mod node;
 mod objects;
 mod process;
 mod table;
+mod wire;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -45,14 +46,16 @@ enum Allowed {
 }
 
 /// In the order of the table.
-const ROWS: [&Row; 15] = [
+const ROWS: [&Row; 17] = [
     &agent::KILLED,
     &memory::OUT_OF_MEMORY,
     &agent::ROLLED_OUT,
+    &agent::OTHER_IMAGE,
     &agent::FAILED_ROLLOUT,
     &control_plane::API_SERVER_AWAY,
     &control_plane::CONTROLLER_AWAY,
     &control_plane::CRD_DELETED,
+    &objects::POLICY_CREATED_AGAIN,
     &objects::SERVICE_CREATED_AGAIN,
     &objects::SERVICE_WITH_A_NEW_CLUSTER_IP,
     &objects::TOO_MANY_TARGETS,

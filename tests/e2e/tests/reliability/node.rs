@@ -33,7 +33,7 @@ apiVersion: batch/v1
 kind: Job
 metadata: {name: short}
 spec:
-  completions: 100
+  completions: 200
   parallelism: 10
   template:
     spec:
@@ -48,7 +48,7 @@ spec:
 
 pub(crate) const SHORT_PODS: Row = Row {
     name: "short_pods",
-    fault: "100 pods that ask as their first deed, 10 at a time",
+    fault: "200 pods that ask as their first deed, 10 at a time",
     allowed: Allowed::Nothing,
     test: |load| {
         load.namespace.apply(&SHORT.replace("@MARK@", MARK));

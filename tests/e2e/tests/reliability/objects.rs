@@ -1,9 +1,9 @@
-//! The Service that the load asks, deleted and created again.
+//! The Service that the load asks, and its policy, deleted and created again.
 
-use nodetls_e2e::{nodetls, wait};
+use nodetls_e2e::{POLICY, nodetls, wait};
 
 use crate::agent::{logs, settle};
-use crate::load::Load;
+use crate::load::{Load, PODS};
 use crate::{Allowed, Row};
 
 pub(crate) const SERVICE_CREATED_AGAIN: Row = Row {
@@ -30,6 +30,27 @@ pub(crate) const SERVICE_WITH_A_NEW_CLUSTER_IP: Row = Row {
             create_again(load, "");
             wait("it has another ClusterIP", || cluster_ip(load) != before);
             load.answers(20);
+        }
+    },
+};
+
+pub(crate) const POLICY_CREATED_AGAIN: Row = Row {
+    name: "policy_created_again",
+    fault: "The policy is deleted and created again, five times",
+    allowed: Allowed::Failure,
+    test: |load| {
+        let namespace = &load.namespace;
+        for _ in 0..5 {
+            load.while_undeclared(|| {
+                let before = namespace.plaintext().len();
+                namespace.kubectl(&["delete", "backendtlspolicy", "server"]);
+                wait("each has asked in plaintext", || {
+                    namespace.plaintext().len() >= before + 2 * PODS
+                });
+                namespace.apply(POLICY);
+                load.answers(1);
+            });
+            load.answers(50);
         }
     },
 };
