@@ -1,7 +1,8 @@
 //! What surrounds a test, and its removal.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -190,6 +191,16 @@ fn make_netns(name: &str) {
     ip(&format!("-n {name} link set lo up"));
 }
 
+/// With all below it.
+fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(cgroup)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
 impl Default for World {
     fn default() -> Self {
         Self::new()
@@ -218,10 +229,7 @@ impl Drop for World {
         }
         // The last process may take a moment to leave.
         for _ in 0..50 {
-            for child in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(child.path());
-            }
-            if fs::remove_dir(&self.cgroup).is_ok() {
+            if remove_cgroup(&self.cgroup).is_ok() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -27,7 +27,8 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("openssl", "openssl"),
     ("curl", "curl"),
 ];
-const TEST_TOOLS: [(&str, &str); 3] = [
+const TEST_TOOLS: [(&str, &str); 4] = [
+    ("/lib/systemd/systemd", "systemd"),
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
     ("promtool", "prometheus"),
