@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test's way to fail.
 
 use std::fs;
+use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodetls_tests::{ADDRESS, CLUSTER_IP, HOST, URL, World, occurrences, policy, service};
 
@@ -50,10 +51,8 @@ fn a_connection_goes_on_across_the_take_over_and_the_old_agent_ends_after_it() {
     assert_eq!(handshakes(&world), 1.0, "the exchange was the first's");
 }
 
-#[test]
-fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
-    let (mut world, _ca) = World::with_echo();
-    // It can't publish more addresses than the map holds, so it never becomes ready.
+/// Manifests that no agent becomes ready with: more addresses than the map holds.
+fn never_ready(world: &World) -> PathBuf {
     let manifests = world.dir.path().join("too-many");
     fs::create_dir(&manifests).unwrap();
     let addresses: Vec<_> = (0..=u16::MAX)
@@ -64,6 +63,13 @@ fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
     many = many.replacen("spec:", &external, 1);
     fs::write(manifests.join("service.yaml"), many).unwrap();
     fs::write(manifests.join("policy.yaml"), policy(HOST)).unwrap();
+    manifests
+}
+
+#[test]
+fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
+    let (mut world, _ca) = World::with_echo();
+    let manifests = never_ready(&world);
     let mut second = None;
     let result = world.load(20_000, |world, _| match &second {
         None => second = Some(Some(world.start_beside(&manifests))),
@@ -84,6 +90,28 @@ fn an_agent_that_dies_before_it_is_ready_changes_nothing() {
         world.metric("nodetls_targets", &[]) == 0.0
     });
     world.upgrade_agent();
+}
+
+#[test]
+fn an_agent_that_does_not_become_ready_gives_up_after_a_minute_and_the_one_before_it_goes_on() {
+    let (mut world, _ca) = World::with_echo();
+    let since = Instant::now();
+    let mut second = world.start_beside(&never_ready(&world));
+    while !second.has_ended() {
+        assert!(since.elapsed() < Duration::from_secs(90), "it goes on");
+        assert!(world.curl(&[URL]).ends_with("200"));
+        assert!(world.is_ready());
+        sleep(Duration::from_millis(200));
+    }
+    assert!(!second.wait().success());
+    assert!(since.elapsed() >= Duration::from_secs(60));
+    let said = "not ready after 60 s, while another agent serves, which now goes on: failed: ";
+    assert!(world.log().contains(said), "{}", world.log());
+    world.wait("the first takes over again", |world| {
+        world.log().contains("taking over again")
+    });
+    world.upgrade_agent();
+    assert!(world.curl(&[URL]).ends_with("200"));
 }
 
 #[test]
