@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::oci::Image;
-use crate::{ebpf, sh};
+use crate::oci::{Arch, Image};
+use crate::{ebpf, sbom, sh};
 
 /// As containerd names what a manifest calls `nodetls:VERSION`.
 pub(crate) const NAME: &str = concat!("docker.io/library/nodetls:", env!("CARGO_PKG_VERSION"));
@@ -20,11 +20,21 @@ const BINARY: &str = "/nodetls";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Build nodetls' image, with one static binary and the public CA certificates, as an OCI archive
+///
+/// Beside the archive goes a list of what the binary is made of: FILE.cdx.json (CycloneDX).
+///
+/// Examples:
+///   cargo xtask image                  for machines like this one
+///   cargo xtask image --arch arm64     for others; it says what that takes
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
-    /// The archive [default: target/image/nodetls.tar]
+    /// The archive [default: target/image/nodetls.tar, or nodetls-ARCH.tar for other machines]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// For which processors
+    #[arg(long, value_enum, default_value_t = Arch::HERE)]
+    arch: Arch,
     /// How the binary is compiled
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
@@ -55,31 +65,45 @@ pub(crate) struct Built {
 
 /// Carries out `cargo xtask image`.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let archive = options.output.unwrap_or_else(default_archive);
-    let built = build(options.profile, archive)?;
-    println!("{NAME} {}\n{}", built.digest, built.archive.display());
+    let arch = options.arch;
+    let archive = options.output.unwrap_or_else(|| default_archive(arch));
+    let built = build(options.profile, arch, archive)?;
+    let sbom = built.archive.with_extension("cdx.json");
+    let document = sbom::of_nodetls(&target(arch))?;
+    fs::write(&sbom, serde_json::to_vec_pretty(&document)?)?;
+    println!("{NAME} {} {}", arch.name(), built.digest);
+    println!("{}\n{}", built.archive.display(), sbom.display());
     Ok(())
 }
 
 /// Where the archive goes that nobody gave a place.
-pub(crate) fn default_archive() -> PathBuf {
-    sh::top().join("target/image/nodetls.tar")
+pub(crate) fn default_archive(arch: Arch) -> PathBuf {
+    let name = match arch {
+        Arch::HERE => "nodetls.tar".to_owned(),
+        other => format!("nodetls-{}.tar", other.name()),
+    };
+    sh::top().join("target/image").join(name)
+}
+
+/// As Rust names it.
+fn target(arch: Arch) -> String {
+    format!("{}-unknown-linux-gnu", arch.of_compilers())
 }
 
 /// Builds what has changed, and writes the archive.
 ///
 /// # Errors
-/// No BPF toolchain, no CA certificates on this machine, or what cargo says.
-pub(crate) fn build(profile: Profile, archive: PathBuf) -> Result<Built> {
+/// No BPF toolchain, no compiler for `arch`, no CA certificates on this machine, or what cargo says.
+pub(crate) fn build(profile: Profile, arch: Arch, archive: PathBuf) -> Result<Built> {
     ebpf::build(false)?;
     let certificates = fs::read_to_string(CERTIFICATES)
         .with_context(|| format!("{CERTIFICATES}: install the package ca-certificates"))?;
     // The Dockerfile's context.
     let root = sh::top().join("target/image/root");
-    put(&root, BINARY, &fs::read(binary(profile)?)?, 0o755)?;
+    put(&root, BINARY, &fs::read(binary(profile, arch)?)?, 0o755)?;
     put(&root, CERTIFICATES, certificates.as_bytes(), 0o644)?;
 
-    let mut image = Image::new(NAME, config());
+    let mut image = Image::for_arch(arch, NAME, config());
     image.executable(BINARY, &inside(&root, BINARY))?;
     image.text(CERTIFICATES, &certificates);
     let digest = image.write(&archive)?;
@@ -93,21 +117,47 @@ fn config() -> Value {
 
 /// Compiles nodetls into one file that needs no other. Only the binary itself is told so, which leaves everything it is made
 /// of to be shared with other builds.
-fn binary(profile: Profile) -> Result<PathBuf> {
+fn binary(profile: Profile, arch: Arch) -> Result<PathBuf> {
     let (profile, directory) = profile.names();
-    let mut cargo = sh::cargo(&format!(
-        "rustc --locked --package nodetls --bin nodetls --profile {profile} -- -Ctarget-feature=+crt-static"
-    ));
+    let (target, mut built) = (target(arch), sh::top().join("target"));
+    let mut cargo = sh::cargo("rustc --locked --package nodetls --bin nodetls --profile");
+    cargo.arg(profile);
+    if arch != Arch::HERE {
+        let compiler = compiler(arch, &target)?;
+        cargo.args(["--target", &target]);
+        let variable = target.to_uppercase().replace('-', "_");
+        cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), &compiler);
+        cargo.env(format!("CC_{}", target.replace('-', "_")), &compiler);
+        built.push(&target);
+    }
+    cargo.args(["--", "-Ctarget-feature=+crt-static"]);
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false"); // three quarters of the file
     sh::run(&mut cargo)?;
-    let binary = sh::top().join("target").join(directory).join("nodetls");
-    let libraries = sh::output(sh::command("ldd", "").arg(&binary)).unwrap_or_default();
+    let binary = built.join(directory).join("nodetls");
+    let headers = sh::output(sh::command("readelf", "--program-headers --wide").arg(&binary))?;
+    let interpreter = headers.lines().find(|line| line.contains("INTERP"));
     ensure!(
-        !libraries.contains("=>"),
-        "{} is not static; it wants\n{libraries}",
+        interpreter.is_none(),
+        "{} is not static: it wants an interpreter",
         binary.display()
     );
     Ok(binary)
+}
+
+/// The C compiler for other machines, which links too; rustc must have their standard library.
+fn compiler(arch: Arch, target: &str) -> Result<String> {
+    let compiler = format!("{}-linux-gnu-gcc", arch.of_compilers());
+    let (words, name) = (arch.of_compilers().replace('_', "-"), arch.name());
+    ensure!(
+        sh::find(&compiler).is_some(),
+        "no {compiler}: `apt-get install gcc-{words}-linux-gnu libc6-dev-{name}-cross`"
+    );
+    let rustc = sh::output(sh::command("rustc", "--print target-libdir --target").arg(target))?;
+    ensure!(
+        Path::new(rustc.trim_end()).is_dir(),
+        "rustc has no standard library for {target}: `rustup target add {target}`"
+    );
+    Ok(compiler)
 }
 
 fn put(root: &Path, path: &str, contents: &[u8], mode: u32) -> Result<()> {

@@ -8,6 +8,7 @@ mod fuzz;
 mod image;
 mod interrupt;
 mod oci;
+mod sbom;
 mod setup;
 mod sh;
 mod soak;

@@ -3,12 +3,12 @@
 //! Format: OCI image specification 1.1, image-layout.md, image-index.md, manifest.md and config.md.
 
 use std::collections::BTreeMap;
-use std::env::consts::ARCH;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -19,9 +19,41 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Of a processor, as images, Go and Debian name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    /// That of this machine.
+    pub(crate) const HERE: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::Amd64
+    };
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// As Rust and GCC name it.
+    pub(crate) fn of_compilers(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+        }
+    }
+}
+
 /// An image of one layer. The same files make the same bytes.
 pub(crate) struct Image {
     name: String,
+    arch: Arch,
     /// The member `config` of the image's configuration: Entrypoint, Cmd, Env, User.
     config: Value,
     entries: BTreeMap<PathBuf, Entry>,
@@ -33,10 +65,16 @@ enum Entry {
 }
 
 impl Image {
-    /// An empty one; `name` is whole, with registry and tag.
+    /// An empty one, for machines like this one; `name` is whole, with registry and tag.
     pub(crate) fn new(name: &str, config: Value) -> Self {
+        Self::for_arch(Arch::HERE, name, config)
+    }
+
+    /// The same for others.
+    pub(crate) fn for_arch(arch: Arch, name: &str, config: Value) -> Self {
         Self {
             name: name.to_owned(),
+            arch,
             config,
             entries: BTreeMap::new(),
         }
@@ -85,7 +123,7 @@ impl Image {
     pub(crate) fn write(self, file: &Path) -> Result<String> {
         let layer = archive(&self.entries)?;
         let config = serde_json::to_vec(&json!({
-            "architecture": architecture(),
+            "architecture": self.arch.name(),
             "os": "linux",
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
@@ -155,15 +193,6 @@ fn digest(blob: &[u8]) -> String {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digits = |byte: &u8| format!("{byte:02x}");
     Sha256::digest(bytes).iter().map(digits).collect()
-}
-
-/// This machine's, as Go names it.
-fn architecture() -> &'static str {
-    match ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 #[cfg(test)]

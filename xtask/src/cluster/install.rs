@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::containerd::Containerd;
 use super::{Progress, ask, programs, ready};
 use crate::image::{self, Profile};
+use crate::oci::Arch;
 use crate::sh;
 
 const NAMESPACE: &str = "nodetls-system";
@@ -21,7 +22,7 @@ pub(super) fn run(profile: Profile) -> Result<()> {
         bail!("the cluster is not up: `cargo xtask cluster up`");
     }
     let progress = Progress::start();
-    let built = image::build(profile, image::default_archive())?;
+    let built = image::build(profile, Arch::HERE, image::default_archive(Arch::HERE))?;
     progress.say("nodetls' image is built");
 
     let programs = programs::directory()?;
