@@ -1,7 +1,9 @@
 //! Uninstalling, as the documents say, and by deleting everything at once. Each ends with nodetls installed again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use nodetls_e2e::{Namespace, alone, kubectl, nodetls, on_node, until, wait};
+use std::process::Command;
+
+use nodetls_e2e::{KUBECTL, Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const URL: &str = "http://server/";
@@ -72,6 +74,12 @@ fn the_documented_way_leaves_nothing() {
     wait("the guard is installed", || NODES.into_iter().all(guarded));
     let again = Install;
     kubectl(&["apply", "--kustomize", &format!("{MANIFESTS}/uninstall")]);
+    until("its job tells how far it is", || {
+        let logs = ["-n", "nodetls-system", "logs", "job/nodetls-uninstall"];
+        let said = text(&Command::new(KUBECTL).args(logs).output().unwrap());
+        let tells = said.contains("daemonset/nodetls-agent: cleaning every node");
+        tells.then_some(()).ok_or(said)
+    });
     let gone = [
         "wait",
         "--for=delete",
