@@ -167,7 +167,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Handshake<IO> {
             control: Control::new(kernel),
             opening: Opening::new(suite, secrets.rx)?,
             unread: self.incoming,
-            outgoing: Outgoing::new(Sealing::new(suite, secrets.tx)?, self.outgoing),
+            outgoing: Outgoing::new(Sealing::new(suite, secrets.tx)?, &self.outgoing),
         });
         Ok((stream, alpn))
     }

@@ -19,6 +19,7 @@ mod stream;
 mod system;
 #[cfg(test)]
 mod tests;
+mod unsent;
 mod v1;
 pub(crate) mod verifier;
 

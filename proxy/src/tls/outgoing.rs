@@ -1,8 +1,6 @@
 //! Records on their way to the server.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use rustls::{AlertDescription, ContentType, Error};
@@ -11,11 +9,12 @@ use tokio::io::AsyncWrite;
 use super::control::Control;
 use super::records::{MAX_PLAINTEXT, Sealing};
 use super::stream::invalid;
+use super::unsent::Unsent;
 
 /// No data is taken while so many bytes wait to be sent.
 const FULL: usize = MAX_PLAINTEXT;
-/// How many records of data are sent by one system call.
-const RECORDS: usize = 4;
+/// The most data that is taken at a time: what a buffer has room for.
+const MOST: usize = 4 * MAX_PLAINTEXT;
 /// A KeyUpdate message that asks for none in return (RFC 8446 section 4.6.3).
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 const WARNING: u8 = 1;
@@ -24,9 +23,7 @@ const FATAL: u8 = 2;
 /// Seals, and keeps what is sealed until it is sent.
 pub(super) struct Outgoing {
     sealing: Sealing,
-    sealed: VecDeque<Vec<u8>>,
-    /// How much of the first one is sent.
-    sent: usize,
+    unsent: Unsent,
     /// Nothing more may be sealed.
     closed: bool,
     /// To be taken before the next data.
@@ -35,24 +32,18 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Begins with `unsent`, the handshake's last records.
-    pub(super) fn new(sealing: Sealing, unsent: Vec<u8>) -> Self {
-        let mut outgoing = Self {
+    pub(super) fn new(sealing: Sealing, unsent: &[u8]) -> Self {
+        Self {
             sealing,
-            sealed: VecDeque::new(),
-            sent: 0,
+            unsent: Unsent::new(unsent),
             closed: false,
             new_keys: false,
-        };
-        if !unsent.is_empty() {
-            outgoing.sealed.push_back(unsent);
         }
-        outgoing
     }
 
     /// Whether some must be sent before more is taken.
     pub(super) fn is_full(&self) -> bool {
-        let waiting: usize = self.sealed.iter().map(Vec::len).sum();
-        waiting - self.sent >= FULL
+        self.unsent.len() >= FULL
     }
 
     /// Takes from the beginning of `bytes`, as many as fit: at least one.
@@ -60,7 +51,8 @@ impl Outgoing {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let taken = &bytes[..bytes.len().min(RECORDS * MAX_PLAINTEXT)];
+        let most = MOST - self.unsent.len().next_multiple_of(MAX_PLAINTEXT);
+        let taken = &bytes[..bytes.len().min(most)];
         for payload in taken.chunks(MAX_PLAINTEXT) {
             if self.new_keys || self.sealing.is_worn() {
                 self.update_keys(control)?;
@@ -107,8 +99,12 @@ impl Outgoing {
     }
 
     fn seal(&mut self, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
-        self.sealed.push_back(self.sealing.seal(kind, payload)?);
-        Ok(())
+        let sealed = self.sealing.seal(kind, payload, &mut self.unsent);
+        if sealed.is_err() {
+            // Whatever is there instead of a record is not for the server.
+            self.unsent.clear();
+        }
+        sealed
     }
 
     /// Sends all that is sealed. After an error, which is told once, nothing is sent any more.
@@ -117,44 +113,11 @@ impl Outgoing {
         cx: &mut Context<'_>,
         io: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        let sent = ready!(self.poll_send_all(cx, io));
+        let sent = ready!(self.unsent.poll_send(cx, io));
         if sent.is_err() {
             self.closed = true;
-            self.sealed.clear();
-            self.sent = 0;
+            self.unsent.clear();
         }
         Poll::Ready(sent)
-    }
-
-    fn poll_send_all(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
-        while let Some(first) = self.sealed.front() {
-            let mut io = Pin::new(&mut *io);
-            let count = if self.sealed.len() == 1 {
-                ready!(io.poll_write(cx, &first[self.sent..]))?
-            } else {
-                let mut slices = [IoSlice::new(&[]); 2 * RECORDS];
-                let pairs = slices.iter_mut().zip(&self.sealed);
-                let count = pairs
-                    .map(|(slice, record)| *slice = IoSlice::new(record))
-                    .count();
-                slices[0] = IoSlice::new(&first[self.sent..]);
-                ready!(io.as_mut().poll_write_vectored(cx, &slices[..count]))?
-            };
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += count;
-            while let Some(first) = self.sealed.front()
-                && self.sent >= first.len()
-            {
-                self.sent -= first.len();
-                self.sealed.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 }

@@ -1,21 +1,32 @@
-//! Records after the handshake (RFC 8446 section 5, RFC 5246 section 6.2): rustls' own protection, with the keys that its
-//! handshake has negotiated, but in our buffers. rustls' connections copy every record, and read 4 KiB at a time.
+//! Records after the handshake (RFC 8446 section 5, RFC 5246 section 6.2), with the keys that rustls' handshake has
+//! negotiated, in our buffers: rustls' connections copy every record, and read 4 KiB at a time. Its own protection opens
+//! them, and seals those of TLS 1.2. Those of TLS 1.3 are sealed here, as rustls does it but from one buffer into another:
+//! its copy of the plaintext took three times what the cipher takes.
 
 use std::ops::Range;
 
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, TlsProtocolId,
+    TlsRecordSealingKey, UnboundKey,
+};
+use aws_lc_rs::error::Unspecified;
 use rustls::crypto::cipher::{
-    AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks,
-    OutboundPlainMessage,
+    self, AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks,
+    OutboundPlainMessage, make_tls13_aad,
 };
 use rustls::{
     ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, ProtocolVersion,
     SupportedCipherSuite,
 };
 
+use super::unsent::Unsent;
+
 /// The most plaintext of one record.
 pub(super) const MAX_PLAINTEXT: usize = 16 * 1024;
 /// Type, version, length.
 const HEADER: usize = 5;
+/// Of all ciphers of TLS 1.3 here.
+const TAG: usize = 16;
 /// The most that TLS 1.2 allows protection to add; TLS 1.3 allows less.
 const MAX_ADDED: usize = 2048;
 
@@ -27,10 +38,22 @@ pub(super) struct Opening {
 
 /// Seals what we send.
 pub(super) struct Sealing {
-    protection: Box<dyn MessageEncrypter>,
+    protection: Protection,
     sequence: u64,
     /// How many records may be sealed with these keys (RFC 8446 section 5.5).
     limit: u64,
+}
+
+enum Protection {
+    Tls13(Key, Iv),
+    Tls12(Box<dyn MessageEncrypter>),
+}
+
+/// Of a cipher of TLS 1.3.
+enum Key {
+    /// Refuses to seal with a nonce twice.
+    Gcm(TlsRecordSealingKey),
+    ChaCha20Poly1305(LessSafeKey),
 }
 
 /// How long the record is that `bytes` begin with; `None` while it is not complete.
@@ -88,17 +111,17 @@ impl Sealing {
         suite: SupportedCipherSuite,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, Error> {
-        let (key, iv) = parts(secrets)?;
-        let (protection, limit) = match suite {
-            SupportedCipherSuite::Tls13(suite) => {
-                let limit = suite.common.confidentiality_limit;
-                (suite.aead_alg.encrypter(key, iv), limit)
-            }
+        let limit = match suite {
+            SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
+            SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+        };
+        let protection = match suite {
+            SupportedCipherSuite::Tls13(_) => Protection::tls13(secrets)?,
             SupportedCipherSuite::Tls12(suite) => {
+                let (key, iv) = parts(secrets)?;
                 let fixed = suite.aead_alg.key_block_shape().fixed_iv_len;
                 let (fixed, explicit) = iv.as_ref().split_at(fixed);
-                let limit = suite.common.confidentiality_limit;
-                (suite.aead_alg.encrypter(key, fixed, explicit), limit)
+                Protection::Tls12(suite.aead_alg.encrypter(key, fixed, explicit))
             }
         };
         let mut sealing = Self {
@@ -108,7 +131,7 @@ impl Sealing {
         };
         if sequence > 0 {
             // aws-lc takes the first nonce that it sees for the first of all. Nobody gets what is sealed with it.
-            sealing.seal(ContentType::ApplicationData, &[])?;
+            sealing.seal(ContentType::ApplicationData, &[], &mut Unsent::default())?;
             sealing.sequence = sequence;
         }
         Ok(sealing)
@@ -119,16 +142,80 @@ impl Sealing {
         self.sequence >= self.limit
     }
 
-    /// One record with `payload`, of [`MAX_PLAINTEXT`] at most.
-    pub(super) fn seal(&mut self, kind: ContentType, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        let message = OutboundPlainMessage {
-            typ: kind,
-            version: ProtocolVersion::TLSv1_2,
-            payload: OutboundChunks::Single(payload),
-        };
-        let sealed = self.protection.encrypt(message, self.sequence)?;
+    /// One record more to be sent, with `payload`, of [`MAX_PLAINTEXT`] at most. After an error there may be anything in its
+    /// place.
+    pub(super) fn seal(
+        &mut self,
+        kind: ContentType,
+        payload: &[u8],
+        unsent: &mut Unsent,
+    ) -> Result<(), Error> {
+        match &mut self.protection {
+            Protection::Tls13(key, iv) => {
+                let nonce = cipher::Nonce::new(iv, self.sequence).0;
+                key.seal(nonce, kind, payload, unsent)
+                    .map_err(|Unspecified| Error::EncryptError)?;
+            }
+            Protection::Tls12(protection) => {
+                let message = OutboundPlainMessage {
+                    typ: kind,
+                    version: ProtocolVersion::TLSv1_2,
+                    payload: OutboundChunks::Single(payload),
+                };
+                let record = protection.encrypt(message, self.sequence)?.encode();
+                unsent.room(record.len()).copy_from_slice(&record);
+            }
+        }
         self.sequence += 1;
-        Ok(sealed.encode())
+        Ok(())
+    }
+}
+
+impl Protection {
+    fn tls13(secrets: ConnectionTrafficSecrets) -> Result<Self, Error> {
+        let gcm = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { .. } => Some(&AES_128_GCM),
+            ConnectionTrafficSecrets::Aes256Gcm { .. } => Some(&AES_256_GCM),
+            _ => None,
+        };
+        let (key, iv) = parts(secrets)?;
+        let key = match gcm {
+            Some(gcm) => {
+                TlsRecordSealingKey::new(gcm, TlsProtocolId::TLS13, key.as_ref()).map(Key::Gcm)
+            }
+            None => UnboundKey::new(&CHACHA20_POLY1305, key.as_ref())
+                .map(|key| Key::ChaCha20Poly1305(LessSafeKey::new(key))),
+        };
+        let key = key.map_err(|Unspecified| Error::EncryptError)?;
+        Ok(Self::Tls13(key, iv))
+    }
+}
+
+impl Key {
+    /// RFC 8446 section 5.2: the type goes behind the plaintext, and the header is authenticated.
+    fn seal(
+        &mut self,
+        nonce: [u8; cipher::NONCE_LEN],
+        kind: ContentType,
+        payload: &[u8],
+        unsent: &mut Unsent,
+    ) -> Result<(), Unspecified> {
+        let kind = [u8::from(kind)];
+        let added = kind.len() + TAG;
+        let header = make_tls13_aad(payload.len() + added);
+        let (nonce, aad) = (Nonce::assume_unique_for_key(nonce), Aad::from(header));
+        let record = unsent.room(HEADER + payload.len() + added);
+        let (head, body) = record.split_at_mut(HEADER);
+        head.copy_from_slice(&header);
+        let (sealed, tag) = body.split_at_mut(payload.len());
+        match self {
+            Self::Gcm(key) => {
+                key.seal_out_of_place_scatter(nonce, aad, payload, sealed, &kind, tag)
+            }
+            Self::ChaCha20Poly1305(key) => {
+                key.seal_out_of_place_scatter(nonce, aad, payload, sealed, &kind, tag)
+            }
+        }
     }
 }
 

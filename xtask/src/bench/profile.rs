@@ -14,13 +14,14 @@ use crate::demo::process::Process;
 use crate::sh;
 
 /// Those that are profiled.
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario::KeepAlive,
     Scenario::New,
     Scenario::GrpcMany,
     Scenario::Echo,
     Scenario::EchoNew,
     Scenario::Download,
+    Scenario::Upload,
 ];
 /// Not a divisor of what the kernel's timers tick with.
 const FREQUENCY: &str = "997";
