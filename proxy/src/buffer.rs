@@ -10,7 +10,7 @@ use bytes::Buf;
 /// Four whole TLS records: with two, a download took 15 % more CPU time.
 pub(crate) const SIZE: usize = 4 * (16 * 1024 + 32);
 /// How many a thread keeps for the next one in need.
-const STOCKED: usize = 4;
+const STOCKED: usize = 16;
 
 thread_local! {
     static STOCK: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };

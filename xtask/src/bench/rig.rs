@@ -168,11 +168,11 @@ impl Rig {
     }
 }
 
-/// How many connections are held idle: 10,000, or as many as nodetls takes, whose share is three eighths of the files that
-/// a process may open.
+/// How many connections are held idle: 10,000, or as many as nodetls takes of one netns, which is three quarters of those of
+/// all, which are three eighths of the files that a process may open.
 pub(super) fn idle_connections() -> usize {
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    (files / 8 * 3).min(10_000) as usize
+    (files / 32 * 9).min(10_000) as usize
 }
 
 /// How many each peer is to take.
