@@ -12,6 +12,7 @@ pub mod cli;
 pub mod completion;
 pub mod connections;
 pub mod controller;
+pub mod counted;
 pub mod diagnose;
 mod digest;
 mod durable;

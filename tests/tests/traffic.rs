@@ -284,4 +284,13 @@ fn nginx_serves_a_large_body() {
     });
     let answer = world.curl(&["http://10.96.0.10:443/body"]);
     assert!(answer == format!("{body}\n200"), "{} bytes", answer.len());
+    // Both legs are counted: the endpoint's has a handshake and records' headers and tags in it.
+    let bytes = |name: &str| world.metric(&format!("nodetls_{name}_bytes_total"), &[]);
+    let (plain, tls) = (bytes("received"), bytes("tls_received"));
+    assert!(plain > 8_000_000.0, "{plain}");
+    assert!(
+        tls > plain * 1.001 && tls < plain * 1.01 + 10_000.0,
+        "{plain} {tls}"
+    );
+    assert!(bytes("tls_sent") > bytes("sent") + 500.0);
 }

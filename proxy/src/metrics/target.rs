@@ -32,6 +32,8 @@ pub(super) struct TargetFamilies {
     open: IntGaugeVec,
     received: IntCounterVec,
     sent: IntCounterVec,
+    tls_received: IntCounterVec,
+    tls_sent: IntCounterVec,
     passthrough: IntCounterVec,
     reused: IntCounterVec,
     not_after: IntGaugeVec,
@@ -79,6 +81,16 @@ impl TargetFamilies {
                 "Plaintext bytes relayed from clients to the Service.",
                 &service,
             )?,
+            tls_received: all.counters(
+                "tls_received_bytes_total",
+                "Bytes received from a Service's endpoints over TCP in connections with TLS: its handshakes and records.",
+                &service,
+            )?,
+            tls_sent: all.counters(
+                "tls_sent_bytes_total",
+                "Bytes sent to a Service's endpoints over TCP in connections with TLS: its handshakes and records.",
+                &service,
+            )?,
             passthrough: all.counters(
                 "passthrough_connections_total",
                 "Client connections passed through untouched.",
@@ -113,6 +125,10 @@ pub struct TargetMetrics {
     pub received_bytes: IntCounter,
     /// Plaintext bytes from the client to the Service.
     pub sent_bytes: IntCounter,
+    /// Bytes of TLS from the Service's endpoints.
+    pub tls_received_bytes: IntCounter,
+    /// Bytes of TLS to the Service's endpoints.
+    pub tls_sent_bytes: IntCounter,
     /// Client connections that went on a server connection which was there.
     pub reused: IntCounter,
 }
@@ -144,6 +160,8 @@ impl TargetMetrics {
             open: families.open.with_label_values(&labels),
             received_bytes: families.received.with_label_values(&labels),
             sent_bytes: families.sent.with_label_values(&labels),
+            tls_received_bytes: families.tls_received.with_label_values(&labels),
+            tls_sent_bytes: families.tls_sent.with_label_values(&labels),
             reused: families.reused.with_label_values(&labels),
             families: families.clone(),
             labels,
@@ -268,6 +286,8 @@ impl TargetMetrics {
             &families.closed,
             &families.received,
             &families.sent,
+            &families.tls_received,
+            &families.tls_sent,
             &families.reused,
         ] {
             let _ = counters.remove_label_values(&self.labels);

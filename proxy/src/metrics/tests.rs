@@ -47,6 +47,8 @@ fn a_target_counts_its_connections() {
     web.passthrough("already_tls");
     web.sent_bytes.inc_by(10);
     web.received_bytes.inc_by(20);
+    web.tls_sent_bytes.inc_by(30);
+    web.tls_received_bytes.inc_by(40);
     let text = metrics.encode();
     for line in [
         format!("nodetls_connections_opened_total{{{WEB}}} 2"),
@@ -55,6 +57,8 @@ fn a_target_counts_its_connections() {
         format!("nodetls_sent_bytes_total{{{WEB}}} 10"),
         format!("nodetls_backend_certificate_not_after_timestamp_seconds{{{WEB}}} 1800000000"),
         format!("nodetls_received_bytes_total{{{WEB}}} 20"),
+        format!("nodetls_tls_sent_bytes_total{{{WEB}}} 30"),
+        format!("nodetls_tls_received_bytes_total{{{WEB}}} 40"),
         format!("nodetls_tls_handshake_duration_seconds_count{{{WEB}}} 3"),
         format!("nodetls_tls_handshake_duration_seconds_bucket{{{WEB},le=\"0.005\"}} 2"),
         r#"nodetls_tls_handshakes_total{cipher="AES",group="X25519",port="443",result="ok",resumed="false",service="web",service_namespace="default",version="TLSv1.3"} 2"#.to_owned(),
@@ -156,7 +160,7 @@ fn policy_conditions_are_replaced() {
 #[test]
 fn names_follow_the_conventions() {
     let all = metrics().describe();
-    assert_eq!(all.len(), 40, "{all:#?}");
+    assert_eq!(all.len(), 42, "{all:#?}");
     assert!(all.is_sorted_by(|a, b| a.name < b.name));
     for Description {
         name,

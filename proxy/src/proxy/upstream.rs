@@ -17,6 +17,7 @@ use super::names::Names;
 use super::route::Route;
 use crate::addr::UpstreamAddr;
 use crate::buffer::Lend as _;
+use crate::counted::Counted;
 use crate::failure::{Failure, Reason};
 use crate::identity::Identities;
 use crate::pods::Pod;
@@ -206,6 +207,9 @@ impl Upstream {
         alpn: Alpn,
     ) -> Step<ServerStream> {
         let route = Arc::clone(&self.route);
+        let metrics = &route.metrics;
+        let (sent, received) = (&metrics.tls_sent_bytes, &metrics.tls_received_bytes);
+        let stream = Counted::new(stream, sent.clone(), received.clone());
         let limit = route.options().handshake_timeout;
         let limit = limit.unwrap_or(self.dialer.handshake_timeout);
         Box::pin(async move {

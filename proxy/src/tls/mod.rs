@@ -32,4 +32,4 @@ pub use stream::TlsStream;
 pub use system::{SystemRoots, system_roots};
 
 /// A TLS stream to a server.
-pub type ServerStream = TlsStream<tokio::net::TcpStream>;
+pub type ServerStream = TlsStream<crate::counted::Counted>;
