@@ -1,6 +1,7 @@
 //! A server's connection, below its TLS, whose bytes are counted.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +14,8 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct Counted {
     socket: TcpStream,
+    /// Where it leads, asked once: a pooled connection serves many clients.
+    pub endpoint: Option<SocketAddr>,
     sent: IntCounter,
     received: IntCounter,
 }
@@ -21,6 +24,7 @@ impl Counted {
     /// Adds to these two.
     pub fn new(socket: TcpStream, sent: IntCounter, received: IntCounter) -> Self {
         Self {
+            endpoint: socket.peer_addr().ok(),
             socket,
             sent,
             received,

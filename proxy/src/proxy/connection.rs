@@ -169,7 +169,7 @@ impl Connection {
     }
 
     pub(super) fn note_session(&mut self, stream: &ServerStream) {
-        self.access.upstream = stream.get_ref().peer_addr().ok();
+        self.access.upstream = stream.get_ref().endpoint;
         let session = stream.session();
         self.access.tls_version = Some(session.version);
         self.access.cipher = Some(session.cipher_suite);

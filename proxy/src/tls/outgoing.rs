@@ -103,6 +103,7 @@ impl Outgoing {
         if sealed.is_err() {
             // Whatever is there instead of a record is not for the server.
             self.unsent.clear();
+            self.closed = true;
         }
         sealed
     }

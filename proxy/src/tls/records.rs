@@ -227,3 +227,78 @@ fn parts(secrets: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
         _ => Err(Error::General("a cipher suite of an unknown kind".into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+
+    use rustls::crypto::aws_lc_rs::cipher_suite::{
+        TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+
+    use super::*;
+
+    fn secrets(suite: SupportedCipherSuite) -> ConnectionTrafficSecrets {
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::new([9; cipher::NONCE_LEN]));
+        match suite == TLS13_AES_256_GCM_SHA384 {
+            true => ConnectionTrafficSecrets::Aes256Gcm { key, iv },
+            false => ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv },
+        }
+    }
+
+    /// All that a sealing has made.
+    async fn sent(mut unsent: Unsent) -> Vec<u8> {
+        let mut sent = Vec::new();
+        poll_fn(|cx| unsent.poll_send(cx, &mut sent)).await.unwrap();
+        sent
+    }
+
+    #[tokio::test]
+    async fn records_are_byte_for_byte_those_that_rustls_seals() {
+        for suite in [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256] {
+            let (key, iv) = parts(secrets(suite)).unwrap();
+            let mut theirs = suite.tls13().unwrap().aead_alg.encrypter(key, iv);
+            let mut ours = Sealing::new(suite, (0, secrets(suite))).unwrap();
+            let (mut unsent, mut expected) = (Unsent::default(), Vec::new());
+            for (sequence, length) in [0, 1, 15, 16, 17, 4096, MAX_PLAINTEXT]
+                .into_iter()
+                .enumerate()
+            {
+                let (payload, typ) = match length {
+                    1 => (vec![1; length], ContentType::Alert),
+                    _ => (vec![2; length], ContentType::ApplicationData),
+                };
+                ours.seal(typ, &payload, &mut unsent).unwrap();
+                let message = OutboundPlainMessage {
+                    typ,
+                    version: ProtocolVersion::TLSv1_2,
+                    payload: OutboundChunks::Single(&payload),
+                };
+                let record = theirs.encrypt(message, sequence as u64).unwrap();
+                expected.extend(record.encode());
+            }
+            assert!(sent(unsent).await == expected, "{suite:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_begins_amid_a_sequence_has_its_number() {
+        let suite = TLS13_AES_256_GCM_SHA384;
+        let seal = async |begin: u64, before: u64| {
+            let mut sealing = Sealing::new(suite, (begin, secrets(suite))).unwrap();
+            for _ in 0..before {
+                let mut unsent = Unsent::default();
+                sealing
+                    .seal(ContentType::ApplicationData, b"before", &mut unsent)
+                    .unwrap();
+            }
+            let mut unsent = Unsent::default();
+            sealing
+                .seal(ContentType::ApplicationData, b"data", &mut unsent)
+                .unwrap();
+            sent(unsent).await
+        };
+        assert_eq!(seal(3, 0).await, seal(0, 3).await);
+    }
+}

@@ -1,5 +1,5 @@
-//! The agent's page in a real browser, by port-forward, as its users have it. With `NODETLS_BLESS=1` the picture in the
-//! documents is taken anew.
+//! The agent's page in a real browser, by port-forward, as its users have it, and `nodetls status` in a terminal's stead.
+//! With `NODETLS_BLESS=1` the pictures in the documents are taken anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use nodetls_e2e::{KUBECTL, Namespace, nodetls, on_node, text, until, wait};
 
-const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/admin.png");
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
 const PORT: &str = "15029";
 const BROWSER: [&str; 8] = [
     "chromium",
@@ -54,16 +54,41 @@ impl Drop for Forward {
     }
 }
 
-/// Runs the browser on the page, with a profile of its own.
-fn browse(more: &[&str]) -> String {
+/// Runs the browser on a page, with a profile of its own.
+fn browse(page: &str, more: &[&str]) -> String {
     let profile = tempfile("profile");
     let _ = fs::remove_dir_all(&profile);
     let profile = format!("--user-data-dir={}", profile.display());
-    let page = format!("http://localhost:{PORT}/");
-    let command = [&BROWSER[..], &[&profile], more, &[&page]].concat();
+    let command = [&BROWSER[..], &[&profile], more, &[page]].concat();
     let output = on_node("node1", &command).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A picture of a page, of so many pixels; with `NODETLS_BLESS` for the documents.
+fn picture(page: &str, name: &str, size: &str) {
+    let picture = tempfile(name);
+    let file = format!("--screenshot={}", picture.display());
+    let size = format!("--window-size={size}");
+    browse(page, &[&file, &size, "--hide-scrollbars"]);
+    let taken = fs::read(&picture).unwrap();
+    assert!(taken.starts_with(b"\x89PNG") && taken.len() > 10_000);
+    let document = Path::new(DOCS).join(name);
+    if env::var_os("NODETLS_BLESS").is_some() {
+        fs::write(&document, taken).unwrap();
+    }
+    assert!(document.exists());
+}
+
+/// What a command prints, as a page.
+fn terminal(command: &str, said: &str) -> String {
+    let said = said.replace('&', "&amp;").replace('<', "&lt;");
+    let style =
+        "margin: 0; padding: 1em; background: #1e1e1e; color: #ddd; font: 13px/1.4 monospace";
+    let page = format!("<meta charset=utf-8><body style='{style}'><pre>$ {command}\n{said}</pre>");
+    let file = tempfile("terminal.html");
+    fs::write(&file, page).unwrap();
+    format!("file://{}", file.display())
 }
 
 fn tempfile(name: &str) -> PathBuf {
@@ -86,8 +111,9 @@ fn a_browser_shows_the_node_at_a_glance() {
         namespace.curl("client", &["http://broken/"]).status == 503
     });
     let _forward = Forward::start();
+    let page = format!("http://localhost:{PORT}/");
     until("the page has all of it", || {
-        let page = browse(&["--dump-dom"]);
+        let page = browse(&page, &["--dump-dom"]);
         let shows = [
             "e2e-admin-page/server:80",
             "server.example.com",
@@ -102,13 +128,10 @@ fn a_browser_shows_the_node_at_a_glance() {
             Some(missing) => Err(format!("no {missing} in {page}")),
         }
     });
-    let picture = tempfile("picture.png");
-    let file = format!("--screenshot={}", picture.display());
-    browse(&[&file, "--window-size=1100,900", "--hide-scrollbars"]);
-    let taken = fs::read(&picture).unwrap();
-    assert!(taken.starts_with(b"\x89PNG") && taken.len() > 10_000);
-    if env::var_os("NODETLS_BLESS").is_some() {
-        fs::write(PICTURE, taken).unwrap();
-    }
-    assert!(Path::new(PICTURE).exists());
+    picture(&page, "admin.png", "1100,900");
+    let said = nodetls::status("node1");
+    assert!(said.contains("e2e-admin-page/server"), "{said}");
+    // The last line is kubectl's.
+    let said = said.split("command terminated").next().unwrap();
+    picture(&terminal("nodetls status", said), "status.png", "1100,850");
 }

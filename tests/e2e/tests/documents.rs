@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use nodetls_e2e::{KUBECTL, nodetls, on_node, text};
+use nodetls_e2e::{KUBECTL, nodetls, on_node, text, until};
 
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const DOCUMENTS: [&str; 8] = [
@@ -135,6 +135,13 @@ fn run(commands: &str) {
 
 #[test]
 fn commands_of_the_documents_do_what_they_say() {
+    // Which is what some of them tell by their exit code: the policies of other tests may still be on their way out.
+    for node in ["node1", "node2"] {
+        until(&format!("all is well on {node}"), || {
+            let said = nodetls::status(node);
+            said.contains("all is well").then_some(()).ok_or(said)
+        });
+    }
     let mut ran = 0;
     for document in DOCUMENTS {
         let text = fs::read_to_string(Path::new(TOP).join(document)).unwrap();

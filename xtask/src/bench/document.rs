@@ -88,7 +88,7 @@ figures: client, proxy and server share the same processors.
 - HTTP/1 on open connections is loaded by wrk, whose latency counts from a request's first byte; gRPC by h2load; bulk is curl's,
   {} × 100 MiB; all else is `tests/bench/`, whose latency has the client's connect in it. At half load latency
   counts from when a request was due.
-- Idle connections are those of peers started anew; as many as nodetls takes with the files that a process may open here.
+- Idle connections are those of peers started anew; as many as nodetls takes of one netns with the files that a process may open here.
 
 ",
         load::TRANSFERS
