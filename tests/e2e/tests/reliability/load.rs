@@ -11,16 +11,14 @@ use nodetls_e2e::{ASK, Namespace, on_node, wait};
 use crate::wire;
 
 pub(crate) const URL: &str = "http://server/";
-/// In each request of the load.
-pub(crate) const MARK: &str = "marked-in-plaintext";
 
 /// How many pods ask.
 pub(crate) const PODS: usize = 8;
 
 /// Pods of node1, each of which asks, each time on a new connection, until told to stop.
-fn clients() -> String {
+fn clients(mark: &str) -> String {
     let script = format!(
-        "while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {MARK}' {URL}; sleep 0.1; done; sleep infinity"
+        "while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {mark}' {URL}; sleep 0.1; done; sleep infinity"
     );
     let script = serde_json::Value::from(script);
     format!(
@@ -34,6 +32,8 @@ fn clients() -> String {
 /// A server on node2, under load from node1, and what is on the wire between the two.
 pub(crate) struct Load {
     pub(crate) namespace: Namespace,
+    /// In each request, and in those of no other load: clients of the one before may still be on their way out.
+    pub(crate) mark: String,
     capture: Child,
     file: String,
     /// When plaintext was in order: nothing was declared of the Service.
@@ -56,6 +56,7 @@ pub(crate) struct Outcome {
 
 impl Load {
     pub(crate) fn start(name: &str) -> Self {
+        let mark = format!("marked-{name}");
         let namespace = Namespace::with_backend(name);
         namespace.clients(&[("client", "node1")]);
         // Until the policy is in force it is plaintext, and rightly so.
@@ -68,10 +69,12 @@ impl Load {
         wait("the capture has begun", || {
             fs::metadata(&file).is_ok_and(|file| file.len() > 0)
         });
-        namespace.apply(&clients());
-        namespace.wait("deployment/load", "condition=Available");
+        namespace.apply(&clients(&mark));
+        // All of them: logs of one that has not begun are an error.
+        namespace.kubectl(&["rollout", "status", "deployment/load", "--timeout=60s"]);
         let load = Self {
             namespace,
+            mark,
             capture,
             file,
             undeclared: RefCell::default(),
@@ -131,11 +134,12 @@ impl Load {
         // What of these was asked is on the wire, or never will be.
         let lines = self.lines();
         self.end_capture();
+        self.namespace.kubectl(&["delete", "deployment", "load"]);
         let wire = fs::read(&self.file).unwrap();
         assert!(wire.len() > 100_000, "little was captured");
         let undeclared = self.undeclared.borrow();
         let in_order = |at: &Duration| undeclared.iter().any(|while_| while_.contains(at));
-        let marked = wire::packets_with(&wire, MARK.as_bytes());
+        let marked = wire::packets_with(&wire, self.mark.as_bytes());
         let mut outcome = Outcome {
             plaintext: marked.iter().filter(|at| !in_order(at)).count(),
             ..Outcome::default()

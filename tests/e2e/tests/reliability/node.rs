@@ -6,7 +6,6 @@ use std::time::Duration;
 use nodetls_e2e::wait;
 
 use crate::agent::settle;
-use crate::load::MARK;
 use crate::process::Stopped;
 use crate::{Allowed, Row};
 
@@ -51,7 +50,7 @@ pub(crate) const SHORT_PODS: Row = Row {
     fault: "200 pods that ask as their first deed, 10 at a time",
     allowed: Allowed::Nothing,
     test: |load| {
-        load.namespace.apply(&SHORT.replace("@MARK@", MARK));
+        load.namespace.apply(&SHORT.replace("@MARK@", &load.mark));
         load.namespace.kubectl(&[
             "wait",
             "--for=condition=Complete",
