@@ -140,13 +140,18 @@ impl Load {
         let undeclared = self.undeclared.borrow();
         let in_order = |at: &Duration| undeclared.iter().any(|while_| while_.contains(at));
         let marked = wire::packets_with(&wire, self.mark.as_bytes());
+        if !undeclared.is_empty() {
+            let shown = marked.iter().any(|(at, _)| in_order(at));
+            assert!(shown, "the capture shows none");
+        }
+        let mut leaked = marked.iter().filter(|(at, _)| !in_order(at)).peekable();
+        if let Some((at, packet)) = leaked.peek() {
+            println!("in plaintext, the first at {at:?}: {packet}");
+        }
         let mut outcome = Outcome {
-            plaintext: marked.iter().filter(|at| !in_order(at)).count(),
+            plaintext: leaked.count(),
             ..Outcome::default()
         };
-        if !undeclared.is_empty() {
-            assert!(marked.iter().any(in_order), "the capture shows none");
-        }
         let mut last = None;
         for line in &lines[from.min(lines.len())..] {
             let (at, status, error) = read(line);
