@@ -156,8 +156,8 @@ impl Scaled {
     /// In Markdown.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "{} connections, as a process may open {} files here: nodetls takes three eighths of them, and nine tenths of those, {MOST_CONNECTIONS} at \
-             most are tried.\n\n\
+            "{} connections, as a process may open {} files here: nodetls takes three eighths of them, of which nine tenths \
+             are tried, {MOST_CONNECTIONS} at most.\n\n\
              | | took s | RSS MiB | open files | CPU at rest |\n|---|--:|--:|--:|--:|\n",
             self.connections, self.files
         );
