@@ -133,5 +133,5 @@ async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> b
 
 /// RFC 5482; without one the kernel goes on for a quarter of an hour. Fails only on a socket that is dead already.
 fn set_user_timeout(stream: &ServerStream, limit: Option<Duration>) {
-    let _ = SockRef::from(&**stream.get_ref()).set_tcp_user_timeout(limit);
+    let _ = SockRef::from(stream.get_ref()).set_tcp_user_timeout(limit);
 }

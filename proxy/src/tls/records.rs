@@ -111,17 +111,18 @@ impl Sealing {
         suite: SupportedCipherSuite,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, Error> {
-        let limit = match suite {
-            SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
-            SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
-        };
-        let protection = match suite {
-            SupportedCipherSuite::Tls13(_) => Protection::tls13(secrets)?,
+        let (protection, limit) = match suite {
+            SupportedCipherSuite::Tls13(suite) => {
+                let limit = suite.common.confidentiality_limit;
+                (Protection::tls13(secrets)?, limit)
+            }
             SupportedCipherSuite::Tls12(suite) => {
                 let (key, iv) = parts(secrets)?;
                 let fixed = suite.aead_alg.key_block_shape().fixed_iv_len;
                 let (fixed, explicit) = iv.as_ref().split_at(fixed);
-                Protection::Tls12(suite.aead_alg.encrypter(key, fixed, explicit))
+                let protection = suite.aead_alg.encrypter(key, fixed, explicit);
+                let limit = suite.common.confidentiality_limit;
+                (Protection::Tls12(protection), limit)
             }
         };
         let mut sealing = Self {
