@@ -168,11 +168,19 @@ impl Rig {
     }
 }
 
-/// How many connections are held idle: 10,000, or as many as nodetls takes of one netns, which is three quarters of those of
-/// all, which are three eighths of the files that a process may open.
+/// How many files a process may open here.
+pub(super) fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+/// How many connections nodetls takes with so many: its share is three eighths of them.
+pub(super) fn most_connections() -> u64 {
+    file_limit() / 8 * 3
+}
+
+/// How many connections are held idle: 10,000, or as many as nodetls takes of one netns, which is three quarters of all.
 pub(super) fn idle_connections() -> usize {
-    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    (files / 32 * 9).min(10_000) as usize
+    (most_connections() / 4 * 3).min(10_000) as usize
 }
 
 /// How many each peer is to take.

@@ -6,12 +6,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, getrlimit};
 
 use super::connect::many_targets;
 use super::load::Load;
 use super::peer::{Peer, write_config};
-use super::rig::{release_build, start_servers, write_manifests};
+use super::rig::{file_limit, most_connections, release_build, start_servers, write_manifests};
 use super::service::Service;
 use super::usage::Processes;
 use crate::demo::certs::{Authority, P256};
@@ -27,7 +26,6 @@ const REST: Duration = Duration::from_secs(5);
 /// What the agent used in each state, and how long it took to come to it.
 pub(super) struct Scaled {
     connections: u64,
-    files: u64,
     rows: Vec<Row>,
 }
 
@@ -42,9 +40,8 @@ struct Row {
 
 /// Starts the agent with all pods and targets, then opens the connections.
 pub(super) fn measure() -> Result<Scaled> {
-    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     // When few places are left, they are for the pods with fewest.
-    let each = (files / 8 * 3).min(MOST_CONNECTIONS) / 10 * 9 / PODS;
+    let each = most_connections().min(MOST_CONNECTIONS) / 10 * 9 / PODS;
     let mut world = World::new("bench-scale")?;
     let authority = Authority::new(world.dir(), "ca", P256)?;
     world.trust(&authority)?;
@@ -78,11 +75,7 @@ pub(super) fn measure() -> Result<Scaled> {
         client.finish()?; // it looks whether its connections are still good
     }
     rows.push(row("all closed".to_owned(), start, pid)?);
-    Ok(Scaled {
-        connections,
-        files,
-        rows,
-    })
+    Ok(Scaled { connections, rows })
 }
 
 /// Namespaces on a bridge in the server's, named like the client's.
@@ -159,7 +152,8 @@ impl Scaled {
             "{} connections, as a process may open {} files here: nodetls takes three eighths of them, of which nine tenths \
              are tried, {MOST_CONNECTIONS} at most.\n\n\
              | | took s | RSS MiB | open files | CPU at rest |\n|---|--:|--:|--:|--:|\n",
-            self.connections, self.files
+            self.connections,
+            file_limit()
         );
         for row in &self.rows {
             let _ = writeln!(
