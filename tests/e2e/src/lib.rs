@@ -22,6 +22,9 @@ pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 /// Helm, likewise.
 pub const HELM: &str = "/var/lib/nodetls-cluster/helm";
 
+/// The cluster's nodes.
+pub const NODES: [&str; 2] = ["node1", "node2"];
+
 pub use backend::{ASK, POLICY, client, script};
 pub use curl::Answer;
 

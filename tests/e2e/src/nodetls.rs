@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{kubectl, on_node, text, until};
+use crate::{NODES, kubectl, on_node, text, until};
 
 /// Its namespace.
 pub const NAMESPACE: &str = "nodetls-system";
@@ -48,7 +48,7 @@ pub fn kustomization(directory: &Path, components: &[&str], more: &str) {
 
 /// Waits until no node has anything of ours in its kernel or on its disk.
 pub fn until_nodes_are_clean() {
-    for node in ["node1", "node2"] {
+    for node in NODES {
         until(&format!("{node} is clean"), || {
             let look = "ls -d /sys/fs/bpf/nodetls /var/lib/nodetls/* 2>/dev/null";
             let left = text(&on_node(node, &["sh", "-c", look]).output().unwrap());

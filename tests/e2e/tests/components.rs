@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use nodetls_e2e::nodetls::{self, Component};
-use nodetls_e2e::{Namespace, alone, kubectl, on_node, text, until, wait};
+use nodetls_e2e::{NODES, Namespace, alone, kubectl, on_node, text, until, wait};
 
 const URL: &str = "http://server/";
 
@@ -42,7 +42,7 @@ fn the_boot_guard_is_installed_with_its_component_and_inert_without_it() {
         test.status().unwrap().success()
     };
     let component = Component::add("boot-guard");
-    for node in ["node1", "node2"] {
+    for node in NODES {
         wait("it is installed", || has(node, link) && has(node, program));
         // Beside its agent, as when the kubelet is started again.
         let guard = on_node(node, &[program, "guard"]).output().unwrap();
@@ -52,7 +52,7 @@ fn the_boot_guard_is_installed_with_its_component_and_inert_without_it() {
     drop(component);
     // The unit's condition.
     wait("its program is gone", || {
-        ["node1", "node2"].iter().all(|node| !has(node, program))
+        NODES.iter().all(|node| !has(node, program))
     });
     namespace.clients(&[("client", "node1")]);
     namespace.until_ok("client", URL);

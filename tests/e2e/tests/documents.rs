@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use nodetls_e2e::{KUBECTL, nodetls, on_node, text, until};
+use nodetls_e2e::{KUBECTL, NODES, nodetls, on_node, text, until};
 
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const DOCUMENTS: [&str; 8] = [
@@ -136,7 +136,7 @@ fn run(commands: &str) {
 #[test]
 fn commands_of_the_documents_do_what_they_say() {
     // Which is what some of them tell by their exit code: the policies of other tests may still be on their way out.
-    for node in ["node1", "node2"] {
+    for node in NODES {
         until(&format!("all is well on {node}"), || {
             let said = nodetls::status(node);
             said.contains("all is well").then_some(()).ok_or(said)

@@ -3,9 +3,8 @@
 
 use std::process::Command;
 
-use nodetls_e2e::{KUBECTL, Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
+use nodetls_e2e::{KUBECTL, NODES, Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
 
-const NODES: [&str; 2] = ["node1", "node2"];
 const URL: &str = "http://server/";
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
 const OURS: &str = "--selector=app.kubernetes.io/part-of=nodetls";

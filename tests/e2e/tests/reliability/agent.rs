@@ -1,7 +1,7 @@
 //! The agent of the load's node, ended and replaced.
 
 use nodetls_e2e::nodetls::{self, ours, until_ready};
-use nodetls_e2e::{on_node, text, wait};
+use nodetls_e2e::{NODES, on_node, text, wait};
 
 use crate::load::Load;
 use crate::process::{beside, kill_9};
@@ -28,7 +28,7 @@ pub(crate) const ROLLED_OUT: Row = Row {
     allowed: Allowed::Nothing,
     test: |load| {
         ours(&["rollout", "restart", AGENTS]);
-        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        rolled_out();
         // Beyond the drain of the old ones.
         load.answers(100);
     },
@@ -42,14 +42,14 @@ pub(crate) const OTHER_IMAGE: Row = Row {
         let image = "--output=jsonpath={.spec.template.spec.containers[0].image}";
         let before = ours(&["get", AGENTS, image]);
         let other = format!("{before}-other");
-        for node in ["node1", "node2"] {
+        for node in NODES {
             tag(node, &before, &other);
         }
         ours(&["set", "image", AGENTS, &format!("agent={other}")]);
-        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        rolled_out();
         load.answers(100);
         ours(&["rollout", "undo", AGENTS]);
-        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        rolled_out();
         load.answers(100);
         assert_eq!(ours(&["get", AGENTS, image]), before);
     },
@@ -94,7 +94,7 @@ pub(crate) const FAILED_ROLLOUT: Row = Row {
         });
         load.answers(100);
         ours(&["rollout", "undo", AGENTS]);
-        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        rolled_out();
         load.answers(100);
     },
 };
@@ -122,6 +122,11 @@ pub(crate) fn new_agent() {
 /// Of the load's node.
 pub(crate) fn logs() -> String {
     ours(&["logs", &nodetls::agent("node1")])
+}
+
+/// Until new agents are Ready on all nodes.
+pub(crate) fn rolled_out() {
+    ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
 }
 
 /// Until all agents are Ready, and the load is answered.

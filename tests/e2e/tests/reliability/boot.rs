@@ -7,7 +7,7 @@ use std::time::Duration;
 use nodetls_e2e::nodetls::{self, Component, ours};
 use nodetls_e2e::{on_node, text, wait};
 
-use crate::agent::{AGENTS, kill_agent, new_agent, settle};
+use crate::agent::{AGENTS, kill_agent, new_agent, rolled_out, settle};
 use crate::{Allowed, Row};
 
 /// The node's root of cgroup v2: it shares the machine's with the other node.
@@ -133,7 +133,7 @@ pub(crate) const BPFFS_MOUNTED_ANEW: Row = Row {
         let status = nodetls::status("node1");
         assert!(status.contains("all is well"), "read where it is: {status}");
         ours(&["rollout", "restart", AGENTS]);
-        ours(&["rollout", "status", AGENTS, "--timeout=120s"]);
+        rolled_out();
         settle(load);
         // Beyond the drain of the old one, and its mount.
         sleep(Duration::from_secs(2));

@@ -85,9 +85,15 @@ impl Load {
 
     /// A line for each request that has ended, in that order, with the time.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let all = ["--selector=app=load", "--tail=-1", "--max-log-requests=8"];
-        let logs = [&["logs", "--timestamps"], &all[..]].concat();
-        let logs = self.namespace.kubectl(&logs);
+        let at_once = format!("--max-log-requests={PODS}");
+        let all = [
+            "logs",
+            "--timestamps",
+            "--selector=app=load",
+            "--tail=-1",
+            &at_once,
+        ];
+        let logs = self.namespace.kubectl(&all);
         let mut lines: Vec<_> = logs.lines().map(str::to_owned).collect();
         lines.sort_unstable();
         lines
@@ -138,7 +144,7 @@ impl Load {
         let wire = fs::read(&self.file).unwrap();
         assert!(wire.len() > 100_000, "little was captured");
         let undeclared = self.undeclared.borrow();
-        let in_order = |at: &Duration| undeclared.iter().any(|while_| while_.contains(at));
+        let in_order = |at: &Duration| undeclared.iter().any(|span| span.contains(at));
         let marked = wire::packets_with(&wire, self.mark.as_bytes());
         if !undeclared.is_empty() {
             let shown = marked.iter().any(|(at, _)| in_order(at));
