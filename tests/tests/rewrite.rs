@@ -1,6 +1,9 @@
 //! Option `nodetls.io/rewrite-host`: requests are for the policy's hostname, whatever the client asked for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use nodetls_tests::{ADDRESS, Ca, HOST, URL, World, policy};
 
 const REWRITTEN: &str = r#""host": "www.example.com""#;
@@ -148,9 +151,19 @@ fn a_server_that_fails_is_a_502() {
     ];
     let answer = world.curl(&[&grpc[..], &["-d", "x", URL]].concat());
     assert!(answer.contains("grpc-status: 14"), "{answer}");
+    // One that takes its time: preface, SETTINGS, and later HEADERS (RFC 9113; RFC 7541 section 6.2.2).
+    let mut slow = world.dialling(&[ADDRESS, "--talk"]);
+    slow.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    sleep(Duration::from_millis(500));
+    let fields = "\x02\x03GET\x06\x04http\x04\x01/\x01\x01a";
+    slow.say(&format!("\0\0\x11\x01\x05\0\0\0\x01{fields}"));
+    let told = slow.read_until("no secure connection");
+    let (before, _) = told.split_once("no secure").unwrap();
+    assert!(!before.contains("\0\0\x08\x07"), "GOAWAY: {before:?}");
+    slow.kill();
     world.wait("all are counted", |world| {
         let reason = ["reason=\"client_certificate_required\""];
-        world.metric("nodetls_connection_failures_total", &reason) == 3.0
+        world.metric("nodetls_connection_failures_total", &reason) == 4.0
     });
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use hyper::StatusCode;
 
-pub(super) use self::http2::response;
+pub(super) use self::http2::{FIRST, TOGETHER, response};
 use super::decide::Protocol;
 use crate::failure::Reason;
 use crate::sys;

@@ -5,12 +5,12 @@ mod cause;
 mod client;
 mod forward;
 mod head;
+mod request_body;
 mod server;
 
 use std::error::Error as StdError;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::copy_bidirectional;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,12 +28,11 @@ use self::cause::{Cause, chain, explain};
 pub(super) use self::client::Client;
 use self::forward::Forwarder;
 use crate::failure::{Failure, Reason};
+use crate::proxy::respond::{FIRST, TOGETHER};
 use crate::tls::{ServerStream, Stage, failure_from_io};
 
 /// As for a first request's head.
 const MAX_HEADERS: u32 = 64 * 1024;
-/// How long an answer of ours goes before GOAWAY: curl 7.88 drops it when it reads both at once.
-const TOGETHER: Duration = Duration::from_millis(50);
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -51,9 +50,12 @@ pub(super) async fn rewrite(
     let _ending = tasks.ending.clone().drop_guard();
     let (closed, cause) = (CancellationToken::new(), Cause::default());
     let forwarder = Forwarder::open(stream, hostname, &tasks, &closed, &cause).await?;
+    let asked = forwarder.asked();
     let ended = async {
         closed.cancelled().await;
         if cause.is_known() {
+            // Who is told to go before the first request asks again, and sees an error nowhere.
+            let _ = timeout(FIRST, asked.cancelled()).await;
             sleep(TOGETHER).await;
         }
     };

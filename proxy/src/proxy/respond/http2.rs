@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use super::Answer;
 
 /// How long a client may take for its first request, and then for the rest and for its side of the close.
-const FIRST: Duration = Duration::from_secs(2);
+pub(in crate::proxy) const FIRST: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(2);
 /// How long the first answers go before GOAWAY and before the end of their requests' bodies: curl 7.88 drops an answer
 /// when it reads all of them at once.
-const TOGETHER: Duration = Duration::from_millis(50);
+pub(in crate::proxy) const TOGETHER: Duration = Duration::from_millis(50);
 /// Like most clients' and servers' bounds; requests beyond them are refused in proper frames as well.
 const MAX_STREAMS: u32 = 1000;
 const MAX_HEADERS: u32 = 64 * 1024;

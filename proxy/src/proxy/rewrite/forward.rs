@@ -13,20 +13,24 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version, upgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::cause::{Cause, explain, is_of_stream};
 use super::head::{self, has_token, readdress, switch, without_hop_by_hop};
+use super::request_body::RequestBody;
 use super::server::Server;
 use super::{Body, BoxError, MAX_HEADERS, Tasks, tunnel};
 use crate::failure::{Failure, Reason};
-use crate::proxy::respond::{Answer, response};
+use crate::proxy::respond::{Answer, TOGETHER, response};
 use crate::tls::ServerStream;
 
 /// Forwards the requests of one client.
 pub(super) struct Forwarder {
     host: Authority,
     sender: Sender,
+    /// Cancelled by the client's first request.
+    asked: CancellationToken,
     /// An answer of the server has gone to the client.
     answered: AtomicBool,
     /// The connection to the server speaks another protocol now.
@@ -38,8 +42,8 @@ pub(super) struct Forwarder {
 /// The connection to the server.
 enum Sender {
     /// Takes one request at a time.
-    Http1(AsyncMutex<http1::SendRequest<Incoming>>),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(AsyncMutex<http1::SendRequest<RequestBody>>),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Forwarder {
@@ -60,6 +64,7 @@ impl Forwarder {
             Arc::new(Self {
                 host,
                 sender,
+                asked: CancellationToken::new(),
                 answered: AtomicBool::new(false),
                 upgraded: AtomicBool::new(false),
                 tasks: tasks.clone(),
@@ -106,10 +111,18 @@ impl Forwarder {
         }
     }
 
+    /// Cancelled by the client's first request.
+    pub(super) fn asked(&self) -> CancellationToken {
+        self.asked.clone()
+    }
+
     pub(super) async fn forward(
         self: Arc<Self>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Response<Body>, BoxError> {
+        self.asked.cancel();
+        let mut request = request.map(RequestBody::new);
+        let body = request.body().clone();
         let mut asked = Request::new(());
         *asked.method_mut() = request.method().clone();
         *asked.version_mut() = request.version();
@@ -118,7 +131,7 @@ impl Forwarder {
         }
         let http2 = matches!(self.sender, Sender::Http2(_));
         let Ok(upgrades) = readdress(&mut request, &self.host, http2) else {
-            return Ok(refusal(&asked, Answer::BAD_REQUEST));
+            return Ok(self.refuse(&asked, body, Answer::BAD_REQUEST));
         };
         let on_client = upgrades.then(|| upgrade::on(&mut request));
         match self.send(request).await {
@@ -126,11 +139,11 @@ impl Forwarder {
                 self.answered.store(true, Ordering::Relaxed);
                 Ok(self.relay_answer(response, asked.version(), on_client))
             }
-            Err(error) => self.failed(error, &asked),
+            Err(error) => self.failed(error, &asked, body),
         }
     }
 
-    async fn send(&self, request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
+    async fn send(&self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         match &self.sender {
             Sender::Http1(sender) => {
                 let mut sender = sender.lock().await;
@@ -180,7 +193,12 @@ impl Forwarder {
     }
 
     /// The server's connection failed under a request; one that broke a single stream is handed on as it is.
-    fn failed(&self, error: hyper::Error, asked: &Request<()>) -> Result<Response<Body>, BoxError> {
+    fn failed(
+        &self,
+        error: hyper::Error,
+        asked: &Request<()>,
+        body: RequestBody,
+    ) -> Result<Response<Body>, BoxError> {
         if is_of_stream(&error) {
             return Err(error.into());
         }
@@ -191,20 +209,24 @@ impl Forwarder {
         if self.answered.load(Ordering::Relaxed) && asked.version() != Version::HTTP_2 {
             return Err(error.into());
         }
-        Ok(refusal(asked, Answer::to(reason)))
+        Ok(self.refuse(asked, body, Answer::to(reason)))
     }
-}
 
-/// An answer of ours.
-fn refusal(asked: &Request<()>, answer: Answer) -> Response<Body> {
-    let (mut head, body) = response(asked, answer);
-    if asked.version() != Version::HTTP_2 {
-        let close = HeaderValue::from_static("close");
-        head.headers_mut().insert(CONNECTION, close);
+    /// An answer of ours.
+    fn refuse(&self, asked: &Request<()>, body: RequestBody, answer: Answer) -> Response<Body> {
+        let (mut head, text) = response(asked, answer);
+        if asked.version() != Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            head.headers_mut().insert(CONNECTION, close);
+        }
+        self.tasks.execute(async move {
+            sleep(TOGETHER).await;
+            drop(body);
+        });
+        head.map(|()| {
+            Full::from(text)
+                .map_err(|never| match never {})
+                .boxed_unsync()
+        })
     }
-    head.map(|()| {
-        Full::from(body)
-            .map_err(|never| match never {})
-            .boxed_unsync()
-    })
 }

@@ -2,92 +2,99 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::cause::Cause;
-use crate::tls::{ServerStream, Stage, failure_from_io};
+use crate::tls::{Stage, failure_from_io};
 
-/// Notes why it failed: of HTTP/2, hyper tells a request nothing of it. A server that takes no more may still answer, or
-/// have said why (a TLS alert), so a write that failed is told only when all was read.
-pub(super) struct Server {
-    stream: Box<ServerStream>,
+/// Notes why it failed: of HTTP/2, hyper tells a request nothing of it. A server whose socket takes no more may have
+/// answered, or have said why (a TLS alert), but an HTTP library whose write failed reads no more, and one whose write
+/// waits may be about to. So such a write is taken as done, and its error is told where the reading ends, as it must.
+pub(super) struct Server<S> {
+    stream: S,
     cause: Cause,
     unwritten: Option<io::Error>,
-    all_read: bool,
-    writer: Option<Waker>,
 }
 
-impl Server {
-    pub(super) fn new(stream: Box<ServerStream>, cause: Cause) -> Self {
+impl<S> Server<S> {
+    pub(super) fn new(stream: S, cause: Cause) -> Self {
         Self {
             stream,
             cause,
             unwritten: None,
-            all_read: false,
-            writer: None,
         }
     }
 
-    /// What `write` comes to.
+    /// What `write` comes to, which is `lost` where the socket takes nothing more.
     fn write<T>(
         &mut self,
-        cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut ServerStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.unwritten.is_none() {
-            match ready!(write(Pin::new(&mut self.stream), cx)) {
-                Ok(written) => return Poll::Ready(Ok(written)),
-                Err(error) => self.unwritten = Some(error),
+        lost: T,
+        write: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>>
+    where
+        S: Unpin,
+    {
+        if self.unwritten.is_some() {
+            return Poll::Ready(Ok(lost));
+        }
+        match ready!(write(Pin::new(&mut self.stream))) {
+            Err(error) if is_of_socket(&error) => {
+                self.unwritten = Some(error);
+                Poll::Ready(Ok(lost))
             }
+            written => Poll::Ready(written.map_err(|error| self.failed(error))),
         }
-        if !self.all_read {
-            self.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let error = self.unwritten.take();
-        let error = error.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
         self.cause.note(|| failure_from_io(&error, Stage::Relay));
-        Poll::Ready(Err(error))
+        error
     }
 }
 
-impl AsyncRead for Server {
+impl<S: AsyncRead + Unpin> AsyncRead for Server<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
-        if let Err(error) = &read {
-            self.cause.note(|| failure_from_io(error, Stage::Relay));
+        let mut read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        if buffer.filled().len() == before
+            && read.is_ok()
+            && let Some(error) = self.unwritten.take()
+        {
+            read = Err(error);
         }
-        if buffer.filled().len() == before {
-            self.all_read = true;
-            if let Some(writer) = self.writer.take() {
-                writer.wake();
-            }
-        }
-        Poll::Ready(read)
+        Poll::Ready(read.map_err(|error| self.failed(error)))
     }
 }
 
-impl AsyncWrite for Server {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Server<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, |stream, cx| stream.poll_write(cx, bytes))
+        self.write(bytes.len(), |stream| stream.poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, AsyncWrite::poll_flush)
+        self.write((), |stream| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+/// Whether the connection itself can't be written to: then reading it ends soon. An error of TLS stops nobody else.
+fn is_of_socket(error: &io::Error) -> bool {
+    error.raw_os_error().is_some() || error.kind() == io::ErrorKind::BrokenPipe
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
