@@ -188,9 +188,12 @@ impl Controller {
                             notices,
                         )
                         .await;
-                    failures.extend(told.err().map(|error| {
-                        format!("BackendTLSPolicy {name}: an Event can't be written: {error}")
-                    }));
+                    if let Err(error) = told {
+                        self.statuses.forget(name);
+                        failures.push(format!(
+                            "BackendTLSPolicy {name}: an Event can't be written: {error}"
+                        ));
+                    }
                 }
                 Outcome::Outdated => {
                     tracing::debug!(policy = %name, "not the one that was compiled")

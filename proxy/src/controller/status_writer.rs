@@ -124,6 +124,11 @@ impl StatusWriter {
         self.settled.retain(|name, _| exists(name));
     }
 
+    /// Looks at this policy again: not all was told of it.
+    pub(super) fn forget(&mut self, name: &ObjectName) {
+        self.settled.remove(name);
+    }
+
     fn is_settled(&self, wanted: &Wanted) -> bool {
         let settled = self.settled.get(&wanted.compiled.policy);
         settled.is_some_and(|settled| {

@@ -1,0 +1,140 @@
+//! Events: each cause once, and late rather than never.
+
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::events::v1::Event;
+
+use super::*;
+
+/// The notes of all Events.
+async fn told(world: &World) -> Vec<String> {
+    let events: Api<Event> = world.users();
+    let events = events.list(&ListParams::default()).await.unwrap();
+    events
+        .into_iter()
+        .map(|event| event.note.unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_events_follow_the_ca() {
+    let world = World::new(ApiServer::shared(), "ca").await;
+    world.policy("p", "late").await;
+    let replica = world.replica().await;
+    let refused = pair("False", "NoValidCACertificate");
+    until("refused", async || {
+        world.condition("p", "Accepted").await == refused
+    })
+    .await;
+    let unresolved = pair("False", "InvalidCACertificateRef");
+    assert_eq!(world.condition("p", "ResolvedRefs").await, unresolved);
+    until("an Event", async || told(&world).await.len() == 1).await;
+
+    world.config_map("late", ca()).await;
+    until("accepted", async || {
+        world.condition("p", "Accepted").await == pair("True", "Accepted")
+    })
+    .await;
+    let empty = Patch::Merge(json!({"data": {"ca.crt": ""}}));
+    let config_maps: Api<ConfigMap> = world.users();
+    config_maps
+        .patch("late", &PatchParams::default(), &empty)
+        .await
+        .unwrap();
+    until("refused: empty", async || {
+        world.condition("p", "Accepted").await == refused
+    })
+    .await;
+    until("an Event of it", async || {
+        let told = told(&world).await;
+        assert!(told.len() <= 2, "{told:#?}");
+        told.len() == 2
+    })
+    .await;
+    // The first cause once more: its Event is still there.
+    config_maps
+        .delete("late", &DeleteParams::default())
+        .await
+        .unwrap();
+    until("refused: gone", async || {
+        let ancestors = world.ancestors("p").await;
+        let message = ancestors[0]["conditions"][0]["message"].as_str().unwrap();
+        message.contains("does not exist")
+    })
+    .await;
+    replica.stop().await;
+
+    // Another leader does not repeat them.
+    let replica = world.replica().await;
+    until("the next leader", async || world.holder().await.is_some()).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(told(&world).await.len(), 2);
+    for event in world
+        .users::<Event>()
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+    {
+        assert_eq!(event.reason.as_deref(), Some("NoValidCACertificate"));
+        assert_eq!(event.regarding.unwrap().name.as_deref(), Some("p"));
+    }
+    replica.stop().await;
+}
+
+/// As by a quota, or by RBAC rules that come later than a new version.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_refused_is_written_later() {
+    let world = World::new(ApiServer::shared(), "refused-events").await;
+    let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": world.users}});
+    let rule = json!({
+        "apiGroups": ["events.k8s.io"], "apiVersions": ["*"], "resources": ["events"], "operations": ["CREATE"],
+    });
+    let policy = json!({"metadata": {"name": world.users}, "spec": {
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "false", "message": "no Events today"}],
+    }});
+    let binding = json!({"metadata": {"name": world.users}, "spec": {
+        "policyName": world.users, "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": selector},
+    }});
+    let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(world.admin.clone());
+    create(
+        &Api::<ValidatingAdmissionPolicy>::all(world.admin.clone()),
+        policy,
+    )
+    .await;
+    create(&bindings, binding).await;
+    let event = json!({
+        "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "action": "Test",
+        "reason": "Test", "note": "-", "reportingController": "t", "reportingInstance": "t",
+        "regarding": {"namespace": world.users},
+    });
+    let event: Event = serde_json::from_value(event).unwrap();
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let events: Api<Event> = world.users();
+    until("Events are refused", async || {
+        let refused = events.create(&dry, &event).await.err();
+        refused.is_some_and(|error| error.to_string().contains("no Events today"))
+    })
+    .await;
+
+    world.policy("p", "absent").await;
+    let replica = world.replica().await;
+    until("it says so", async || {
+        let missing = replica.readiness.missing().join("\n");
+        missing.contains("an Event can't be written") && missing.contains("no Events today")
+    })
+    .await;
+    let all = DeleteParams::default();
+    bindings.delete(&world.users, &all).await.unwrap();
+    until("an Event", async || told(&world).await.len() == 1).await;
+    until("all is well", async || {
+        replica.readiness.missing().is_empty()
+    })
+    .await;
+    replica.stop().await;
+}
