@@ -51,7 +51,7 @@ struct Replica {
 impl World {
     async fn new(server: Arc<ApiServer>, name: &str) -> Self {
         // Once for all tests: what the controllers could not do.
-        let _ = init_logging(LogFormat::Text, "info,nodetls=debug", LogTo::Stderr);
+        let _ = init_logging(LogFormat::Text, "off,nodetls=info", LogTo::Stderr);
         let admin = server.client("admin").await;
         let (users, own) = (format!("{name}-users"), format!("{name}-nodetls"));
         for namespace in [&users, &own] {

@@ -7,14 +7,26 @@ use k8s_openapi::api::events::v1::Event;
 
 use super::*;
 
-/// The notes of all Events.
-async fn told(world: &World) -> Vec<String> {
+/// Ours: the API server has something to say of a Service that it allocates an address for while it starts.
+async fn events(world: &World) -> Vec<Event> {
     let events: Api<Event> = world.users();
-    let events = events.list(&ListParams::default()).await.unwrap();
+    let mut events = events.list(&ListParams::default()).await.unwrap().items;
+    events.retain(|event| event.reporting_controller.as_deref() == Some("nodetls.io/controller"));
     events
-        .into_iter()
-        .map(|event| event.note.unwrap())
-        .collect()
+}
+
+/// Waits until there are so many Events, and never more.
+async fn until_told(world: &World, what: &str, count: usize) {
+    until(what, async || {
+        let notes: Vec<_> = events(world)
+            .await
+            .into_iter()
+            .map(|event| event.note)
+            .collect();
+        assert!(notes.len() <= count, "{notes:#?}");
+        notes.len() == count
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +41,7 @@ async fn status_and_events_follow_the_ca() {
     .await;
     let unresolved = pair("False", "InvalidCACertificateRef");
     assert_eq!(world.condition("p", "ResolvedRefs").await, unresolved);
-    until("an Event", async || told(&world).await.len() == 1).await;
+    until_told(&world, "an Event", 1).await;
 
     world.config_map("late", ca()).await;
     until("accepted", async || {
@@ -46,12 +58,7 @@ async fn status_and_events_follow_the_ca() {
         world.condition("p", "Accepted").await == refused
     })
     .await;
-    until("an Event of it", async || {
-        let told = told(&world).await;
-        assert!(told.len() <= 2, "{told:#?}");
-        told.len() == 2
-    })
-    .await;
+    until_told(&world, "an Event of it", 2).await;
     // The first cause once more: its Event is still there.
     config_maps
         .delete("late", &DeleteParams::default())
@@ -69,13 +76,8 @@ async fn status_and_events_follow_the_ca() {
     let replica = world.replica().await;
     until("the next leader", async || world.holder().await.is_some()).await;
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(told(&world).await.len(), 2);
-    for event in world
-        .users::<Event>()
-        .list(&ListParams::default())
-        .await
-        .unwrap()
-    {
+    until_told(&world, "no more Events", 2).await;
+    for event in events(&world).await {
         assert_eq!(event.reason.as_deref(), Some("NoValidCACertificate"));
         assert_eq!(event.regarding.unwrap().name.as_deref(), Some("p"));
     }
@@ -115,9 +117,9 @@ async fn an_event_that_was_refused_is_written_later() {
         dry_run: true,
         ..PostParams::default()
     };
-    let events: Api<Event> = world.users();
+    let api: Api<Event> = world.users();
     until("Events are refused", async || {
-        let refused = events.create(&dry, &event).await.err();
+        let refused = api.create(&dry, &event).await.err();
         refused.is_some_and(|error| error.to_string().contains("no Events today"))
     })
     .await;
@@ -131,7 +133,7 @@ async fn an_event_that_was_refused_is_written_later() {
     .await;
     let all = DeleteParams::default();
     bindings.delete(&world.users, &all).await.unwrap();
-    until("an Event", async || told(&world).await.len() == 1).await;
+    until_told(&world, "an Event", 1).await;
     until("all is well", async || {
         replica.readiness.missing().is_empty()
     })
