@@ -46,6 +46,32 @@ pub fn kustomization(directory: &Path, components: &[&str], more: &str) {
     fs::write(directory.join("kustomization.yaml"), text).unwrap();
 }
 
+/// Gives an image of the node's containerd another name too.
+pub fn tag(node: &str, image: &str, other: &str) {
+    let ctr = ctr();
+    let names = [image, other].map(|name| format!("docker.io/library/{name}"));
+    let tag = [
+        &ctr,
+        "--namespace=k8s.io",
+        "images",
+        "tag",
+        "--force",
+        &names[0],
+        &names[1],
+    ];
+    let said = on_node(node, &tag).output().unwrap();
+    assert!(said.status.success(), "{}", text(&said));
+}
+
+/// The one beside the containerd that runs.
+fn ctr() -> String {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut programs = processes.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
+    let containerd = programs.find(|program| program.ends_with("containerd"));
+    let ctr = containerd.expect("containerd runs").with_file_name("ctr");
+    ctr.to_str().unwrap().to_owned()
+}
+
 /// Waits until no node has anything of ours in its kernel or on its disk.
 pub fn until_nodes_are_clean() {
     for node in NODES {

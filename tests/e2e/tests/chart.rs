@@ -7,12 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nodetls_e2e::{HELM, Namespace, alone, kubectl, nodetls, text, until};
+use nodetls_e2e::{HELM, NODES, Namespace, POLICY, alone, kubectl, nodetls, text, until};
 use serde_json::Value;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/chart");
 const NAMESPACE: &str = "nodetls-system";
 const URL: &str = "http://server/";
+/// The version that is upgraded.
+const BEFORE: &str = "0.0.9";
 /// What Helm's conventions add.
 const HELMS: [&str; 2] = ["app.kubernetes.io/managed-by", "helm.sh/chart"];
 /// Each component of `manifests/components/`, and the values that stand for it.
@@ -27,10 +29,11 @@ const COMPONENTS: [(&str, &str); 8] = [
     ("startup-taint", "startupTaint=true"),
 ];
 
+/// What it has to say: YAML on standard output; errors, and the logs of hooks, on the other.
 fn helm(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(HELM).args(arguments).output().unwrap();
     match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap()),
+        true => Ok(text(&output)),
         false => Err(text(&output)),
     }
 }
@@ -189,6 +192,41 @@ impl Drop for Install {
     }
 }
 
+/// The chart and the image as another version would have them; the chart's directory.
+fn version_before() -> String {
+    let now = env!("CARGO_PKG_VERSION");
+    for node in NODES {
+        nodetls::tag(
+            node,
+            &format!("nodetls:{now}"),
+            &format!("nodetls:{BEFORE}"),
+        );
+    }
+    let directory = format!("{}/chart-before", env!("CARGO_TARGET_TMPDIR"));
+    let _ = fs::remove_dir_all(&directory);
+    let copied = Command::new("cp").args(["-rL", CHART, &directory]).status();
+    assert!(copied.unwrap().success());
+    let file = format!("{directory}/Chart.yaml");
+    let chart = fs::read_to_string(&file).unwrap();
+    fs::write(file, chart.replace(now, BEFORE)).unwrap();
+    directory
+}
+
+/// `helm test` passes until a policy is refused, and says which and why.
+fn judged(namespace: &Namespace) {
+    let test = || helm(&["test", "nodetls", "--namespace", NAMESPACE]);
+    // Refused policies of other tests may be on their way out.
+    let said = until("helm test passes", test);
+    assert!(said.contains(", refused: 0"), "{said}");
+    namespace.apply(&POLICY.replace("name: ca}", "name: absent}"));
+    let said = test().unwrap_err();
+    assert!(
+        said.contains("ConfigMap e2e-chart/absent does not exist"),
+        "{said}"
+    );
+    namespace.apply(POLICY);
+}
+
 #[test]
 fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
     let _alone = alone();
@@ -204,7 +242,8 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
         "--timeout=90s",
     ]);
 
-    let up = |verb: &[&str], value: &str| {
+    let before = version_before();
+    let up = |verb: &str, chart: &str, value: &str| {
         let place = [
             "--namespace",
             NAMESPACE,
@@ -212,17 +251,19 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
             "--wait",
             "--timeout=120s",
         ];
-        helm(&[verb, &["nodetls", CHART, "--set", value], &place].concat()).unwrap()
+        helm(&[&[verb, "nodetls", chart, "--set", value], &place[..]].concat()).unwrap()
     };
-    let notes = up(&["install"], "mode=audit");
+    let notes = up("install", &before, "mode=audit");
+    assert!(notes.contains(BEFORE), "{notes}");
     assert!(notes.contains("in audit mode"), "{notes}");
     let plain = namespace.curl("client", &[URL]);
     assert_eq!(
         plain.status, 400,
         "the server's word for plaintext: {plain:?}"
     );
-    up(&["upgrade"], "mode=enforce");
+    up("upgrade", CHART, "mode=enforce");
     namespace.until_ok("client", URL);
+    judged(&namespace);
 
     let gone = [
         "uninstall",

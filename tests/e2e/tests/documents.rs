@@ -22,7 +22,7 @@ const DOCUMENTS: [&str; 8] = [
 /// What pods are called there.
 const PODS: [&str; 3] = ["POD_OF_THAT_NODE", "POD", "nodetls-agent-xxxxx"];
 /// Where a command is run that can't be here, and words that it has there.
-const ELSEWHERE: [(&str, &str, &str); 11] = [
+const ELSEWHERE: [(&str, &str, &str); 12] = [
     (
         "kubectl apply -k manifests",
         "xtask/src/cluster/install.rs",
@@ -56,7 +56,7 @@ const ELSEWHERE: [(&str, &str, &str); 11] = [
     (
         "kubectl nodetls status",
         "tests/e2e/tests/plugin.rs",
-        "status",
+        "plugin_json(&[\"status\"])",
     ),
     (
         "kubectl -n nodetls-system port-forward POD 15020",
@@ -72,6 +72,11 @@ const ELSEWHERE: [(&str, &str, &str); 11] = [
         "helm upgrade nodetls manifests/chart --namespace nodetls-system",
         "tests/e2e/tests/chart.rs",
         "\"upgrade\"",
+    ),
+    (
+        "helm test nodetls --namespace nodetls-system",
+        "tests/e2e/tests/chart.rs",
+        "\"test\", \"nodetls\"",
     ),
     (
         "helm uninstall nodetls --namespace nodetls-system --timeout 15m",

@@ -1,10 +1,10 @@
 //! The agent of the load's node, ended and replaced.
 
 use nodetls_e2e::nodetls::{self, ours, until_ready};
-use nodetls_e2e::{NODES, on_node, text, wait};
+use nodetls_e2e::{NODES, wait};
 
 use crate::load::Load;
-use crate::process::{beside, kill_9};
+use crate::process::kill_9;
 use crate::{Allowed, Row};
 
 pub(crate) const AGENTS: &str = "daemonset/nodetls-agent";
@@ -43,7 +43,7 @@ pub(crate) const OTHER_IMAGE: Row = Row {
         let before = ours(&["get", AGENTS, image]);
         let other = format!("{before}-other");
         for node in NODES {
-            tag(node, &before, &other);
+            nodetls::tag(node, &before, &other);
         }
         ours(&["set", "image", AGENTS, &format!("agent={other}")]);
         rolled_out();
@@ -54,23 +54,6 @@ pub(crate) const OTHER_IMAGE: Row = Row {
         assert_eq!(ours(&["get", AGENTS, image]), before);
     },
 };
-
-/// Gives an image of the node's containerd another name too.
-fn tag(node: &str, image: &str, other: &str) {
-    let ctr = beside("containerd", "ctr");
-    let names = [image, other].map(|name| format!("docker.io/library/{name}"));
-    let tag = [
-        &ctr,
-        "--namespace=k8s.io",
-        "images",
-        "tag",
-        "--force",
-        &names[0],
-        &names[1],
-    ];
-    let said = on_node(node, &tag).output().unwrap();
-    assert!(said.status.success(), "{}", text(&said));
-}
 
 pub(crate) const FAILED_ROLLOUT: Row = Row {
     name: "agent_rollout_failed",

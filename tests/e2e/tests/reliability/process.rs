@@ -17,14 +17,6 @@ pub(crate) fn find(command: &[&str], environment: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Another program in the directory of one that runs.
-pub(crate) fn beside(running: &str, other: &str) -> String {
-    let programs = pids().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-    let program = { programs }.find(|program| program.ends_with(running));
-    let other = program.expect(running).with_file_name(other);
-    other.to_str().unwrap().to_owned()
-}
-
 pub(crate) fn kill_9(pid: u32) {
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status();
     assert!(status.unwrap().success());
