@@ -42,7 +42,7 @@ static ASKED: Mutex<()> = Mutex::const_new(());
 /// The port is no target, or its policy is refused; there is no such pod.
 pub(crate) async fn page(live: &Live, parameters: &Parameters) -> Result<String> {
     let (parts, facts) = (live.parts()?, live.facts());
-    let pod = pod(parts, &facts, parameters.get("from"))?;
+    let (from, pod) = pod(parts, &facts, parameters.get("from"))?;
     let namespace = pod
         .namespace
         .get()
@@ -77,7 +77,7 @@ pub(crate) async fn page(live: &Live, parameters: &Parameters) -> Result<String>
     let presented = Presented {
         service: port_text(&service, port),
         policy: first.target.policy.to_string(),
-        from: pod.name.clone(),
+        from,
         sni: plan.hostname.clone(),
         names: names(plan),
         ca: plan
@@ -105,27 +105,31 @@ fn names(plan: &Origination) -> Vec<String> {
     }
 }
 
-/// Whose netns to connect from; the agent's own where none is named.
-fn pod(parts: &Parts, facts: &Facts, name: Option<&str>) -> Result<Arc<Pod>> {
+/// Whose netns to connect from, and who that is; the agent's own where none is named.
+fn pod(parts: &Parts, facts: &Facts, name: Option<&str>) -> Result<(String, Arc<Pod>)> {
     let Some(name) = name else {
         let netns = Arc::new(File::open("/proc/self/ns/net")?);
-        return Ok(Arc::new(Pod::new("(the agent's own)", None, netns)));
+        let own = "(the agent's own)".to_owned();
+        let pod = Arc::new(Pod::new(&own, None, netns));
+        return Ok((own, pod));
     };
-    let uid = parts.cluster.as_ref().and_then(|cluster| {
-        let infos = cluster.infos.borrow();
-        let mut infos = infos.iter();
-        let found = infos.find(|(_, info)| format!("{}/{}", info.namespace, info.name) == name);
-        found.map(|(uid, _)| uid.clone())
-    });
-    let is_meant = |pod: &&Arc<Pod>| pod.name == name || Some(&pod.name) == uid.as_ref();
-    let found = facts.pods.iter().find(is_meant).cloned();
-    found.ok_or_else(|| {
+    // In a cluster a netns goes by the uid of its pod.
+    let (name, netns) = match &parts.cluster {
+        Some(cluster) => {
+            let found = cluster.find(name)?;
+            (found.name, found.uid)
+        }
+        None => (name.to_owned(), name.to_owned()),
+    };
+    let mut pods = facts.pods.iter();
+    let Some(pod) = pods.find(|pod| pod.name == netns) else {
         let cause = format!(
-            "{name} is not enrolled on this node: name a pod (NAMESPACE/NAME) or network namespace that `nodetls status` \
-             shows as enrolled"
+            "{name} is not enrolled on this node: name a pod or network namespace that `nodetls status` shows as \
+             enrolled; `nodetls explain` tells why one is not"
         );
-        Unanswerable(cause).into()
-    })
+        return Err(Unanswerable(cause).into());
+    };
+    Ok((name, Arc::clone(pod)))
 }
 
 type Planned = (Arc<Origination>, Arc<Route>);

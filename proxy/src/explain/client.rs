@@ -1,10 +1,8 @@
 //! Who connects, and whether its connects come to us.
 
-use std::collections::BTreeMap;
-
 use crate::ask::Unanswerable;
-use crate::pods::decide::{Bypass, Decision, PodInfo, REDIRECT, decide};
-use crate::status::{Facts, Netns, NetnsState, NodePods, netns_names};
+use crate::pods::decide::{Bypass, Decision, REDIRECT, decide};
+use crate::status::{Facts, Found, Netns, NetnsState, NodePods, netns_names};
 
 /// A client of this node.
 pub(super) struct Client {
@@ -58,35 +56,15 @@ impl Node<'_> {
     }
 
     fn pod(&self, cluster: &NodePods, name: &str) -> Result<Client, Unanswerable> {
-        let infos = cluster.infos.borrow().clone();
-        let full = |info: &PodInfo| format!("{}/{}", info.namespace, info.name);
-        let is_meant = |info: &PodInfo| full(info) == name || info.name == name;
-        let found: BTreeMap<String, _> = infos
-            .iter()
-            .filter(|(_, info)| is_meant(info))
-            .map(|(uid, info)| (full(info), (uid, info)))
-            .collect();
-        if found.len() > 1 {
-            let names: Vec<_> = found.into_keys().collect();
-            return Err(Unanswerable(format!(
-                "several pods of this node are called {name}: name one of {}",
-                names.join(", ")
-            )));
-        }
-        let Some((name, (uid, info))) = found.into_iter().next() else {
-            let node = &cluster.node;
-            return Err(Unanswerable(format!(
-                "there is no pod {name} on node {node}: ask the agent of the pod's node, as `kubectl nodetls explain` does"
-            )));
-        };
-        let fate = match decide(Some(info), &cluster.rules) {
+        let Found { uid, name, info } = cluster.find(name)?;
+        let fate = match decide(Some(&info), &cluster.rules) {
             Decision::Bypass(reason) => bypassed(reason, &info.namespace),
-            Decision::Enrol | Decision::Deny => self.by_netns(&[&name, uid]),
+            Decision::Enrol | Decision::Deny => self.by_netns(&[&name, &uid]),
         };
         Ok(Client {
             fate,
             name,
-            namespace: Some(info.namespace.clone()),
+            namespace: Some(info.namespace),
         })
     }
 

@@ -7,22 +7,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::gather::kernel;
+use super::node_pods::NodePods;
 use super::problems;
 use super::report::{Answer, Audit, Ca, Connections, EarlierConnection, Target, TargetState};
 use crate::ask::Unanswerable;
 use crate::metrics::{Audited, Metrics};
 use crate::pods::Pod;
-use crate::pods::decide::Rules;
 use crate::policy::{
     self, AncestorStatus, CaBundle, Compiler, Condition, PolicyStatus, Snapshot, SubjectAltName,
     Upstream,
 };
 use crate::proxy::{Failing, Proxy};
 use crate::readiness::Readiness;
-use crate::source::kube::Pods;
 use crate::tls::describe::{LISTED, subject};
 
 /// What the agent knows of itself. Clones share it.
@@ -39,13 +37,6 @@ pub(crate) struct Parts {
     pub(crate) proxy: Arc<Proxy>,
     /// None without a cluster.
     pub(crate) cluster: Option<NodePods>,
-}
-
-/// The pods of the node as the API server tells of them, and what is decided of each.
-pub(crate) struct NodePods {
-    pub(crate) node: String,
-    pub(crate) infos: watch::Receiver<Arc<Pods>>,
-    pub(crate) rules: Rules,
 }
 
 /// Cheap to clone: a look takes no longer than that.

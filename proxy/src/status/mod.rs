@@ -2,6 +2,7 @@
 
 mod gather;
 mod live;
+mod node_pods;
 mod problems;
 mod report;
 #[cfg(test)]
@@ -17,7 +18,8 @@ use clap::Args;
 
 pub(crate) use gather::{kernel, netns_names};
 pub use live::Live;
-pub(crate) use live::{Facts, NodePods, Parts, alt_name, page};
+pub(crate) use live::{Facts, Parts, alt_name, page};
+pub(crate) use node_pods::{Found, NodePods};
 pub use report::{
     Agent, AgentState, Answer, Ca, Connections, Connects, EarlierConnection, Exec, ExecState,
     Netns, NetnsState, Problem, Program, Status, Target, TargetState,
