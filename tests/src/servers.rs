@@ -73,9 +73,19 @@ impl World {
 
     /// The same with TLS, and more of its directives.
     pub fn nginx_tls(&mut self, identity: &Identity, port: u16, directives: &str) {
+        self.nginx_listening("ssl", identity, port, directives);
+    }
+
+    /// The same with HTTP/2.
+    pub fn nginx_http2(&mut self, identity: &Identity, port: u16, directives: &str) {
+        self.nginx_listening("ssl http2", identity, port, directives);
+    }
+
+    fn nginx_listening(&mut self, how: &str, identity: &Identity, port: u16, directives: &str) {
         let [certificate, key] = self.identity(identity, port);
-        let tls =
-            format!("listen {port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};");
+        let tls = format!(
+            "listen {port} {how}; ssl_certificate {certificate}; ssl_certificate_key {key};"
+        );
         self.serve_nginx(port, &format!("{tls} {directives}"));
     }
 

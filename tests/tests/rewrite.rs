@@ -8,6 +8,18 @@ use nodetls_tests::{ADDRESS, Ca, HOST, URL, World, policy};
 
 const REWRITTEN: &str = r#""host": "www.example.com""#;
 
+/// A client's first words in HTTP/2, and its SETTINGS (RFC 9113 sections 3.4 and 6.5).
+const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A request as HEADERS, and no more (RFC 9113 section 6.2, RFC 7541 section 6.2.2).
+fn get(stream: u8, path: &str) -> String {
+    let length = |text: &str| char::from(u8::try_from(text.len()).unwrap());
+    let path = format!("\x04{}{path}", length(path));
+    let fields = format!("\x02\x03GET\x06\x04http{path}\x01\x01a");
+    let stream = char::from(stream);
+    format!("\0\0{}\x01\x05\0\0\0{stream}{fields}", length(&fields))
+}
+
 fn rewriting(world: World) -> World {
     let options = "  options: {nodetls.io/rewrite-host: 'true'}\n";
     let before = world.log().matches("published").count();
@@ -143,6 +155,13 @@ fn a_server_that_fails_is_a_502() {
         let answer = world.curl(&[version, URL]);
         assert!(answer.ends_with(text), "{answer}");
     }
+    // While it sends, more than sockets hold.
+    let body = world.file("body", &"x".repeat(900_000));
+    let upload = format!("@{}", body.display());
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let answer = world.curl(&[version, "-H", "Expect:", "--data-binary", &upload, URL]);
+        assert!(answer.ends_with(text), "{version} {answer}");
+    }
     let grpc = [
         "-i",
         "--http2-prior-knowledge",
@@ -151,19 +170,44 @@ fn a_server_that_fails_is_a_502() {
     ];
     let answer = world.curl(&[&grpc[..], &["-d", "x", URL]].concat());
     assert!(answer.contains("grpc-status: 14"), "{answer}");
-    // One that takes its time: preface, SETTINGS, and later HEADERS (RFC 9113; RFC 7541 section 6.2.2).
+    // One that takes its time.
     let mut slow = world.dialling(&[ADDRESS, "--talk"]);
-    slow.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    slow.say(PREFACE);
     sleep(Duration::from_millis(500));
-    let fields = "\x02\x03GET\x06\x04http\x04\x01/\x01\x01a";
-    slow.say(&format!("\0\0\x11\x01\x05\0\0\0\x01{fields}"));
+    slow.say(&get(1, "/"));
     let told = slow.read_until("no secure connection");
     let (before, _) = told.split_once("no secure").unwrap();
     assert!(!before.contains("\0\0\x08\x07"), "GOAWAY: {before:?}");
     slow.kill();
     world.wait("all are counted", |world| {
         let reason = ["reason=\"client_certificate_required\""];
-        world.metric("nodetls_connection_failures_total", &reason) == 4.0
+        world.metric("nodetls_connection_failures_total", &reason) == 6.0
+    });
+}
+
+/// As in a rolling update: GOAWAY, while a stream is still open. A client may ask again for what was refused.
+#[test]
+fn a_request_that_the_server_has_not_taken_is_refused_as_such() {
+    let ca = Ca::new("ca");
+    let world = World::serving(&ca, |world| {
+        world.file("slow", &"begun\n".repeat(20_000));
+        let directives = "keepalive_requests 2; location / { return 200 \"taken\n\"; } \
+                          location /slow { limit_rate 1k; }";
+        world.nginx_http2(&ca.sign(HOST), 8443, directives);
+    });
+    let world = rewriting(world);
+    let mut client = world.dialling(&[ADDRESS, "--talk", "--patience", "20"]);
+    client.say(&format!("{PREFACE}{}", get(1, "/slow")));
+    client.read_until("begun");
+    client.say(&get(3, "/"));
+    client.read_until("taken");
+    client.say(&get(5, "/"));
+    // RST_STREAM, REFUSED_STREAM.
+    client.read_until("\0\0\x04\x03\0\0\0\0\x05\0\0\0\x07");
+    client.kill();
+    world.wait("it ended", |world| {
+        let ended = world.metric("nodetls_connections_closed_total", &[]);
+        ended == 1.0 && world.metric("nodetls_connection_failures_total", &[]) == 0.0
     });
 }
 

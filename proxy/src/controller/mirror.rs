@@ -10,11 +10,15 @@ use pem::{EncodeConfig, LineEnding, Pem};
 
 use crate::policy::{CA_KEY, CaKind, CaName, CaObject, certificates};
 use crate::source::kube::{
-    MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name, mirror_source,
+    MIRROR_LABEL, SOURCE_KEYS, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name,
+    mirror_source, mirrored_object,
 };
 
-/// The mirror of an object. Without data when that, or its `ca.crt`, does not exist: so that an agent can tell missing
-/// from not mirrored yet.
+/// Names of keys that are told: an author needs no more to find his mistake, and annotations have a limit.
+const MAX_KEYS: usize = 32;
+
+/// The mirror of an object. Without data when that, or its `ca.crt`, does not exist, so that an agent can tell missing
+/// from not mirrored yet; with an annotation, so that it can tell which of the two is missing.
 pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>) -> ConfigMap {
     let annotations = [
         (SOURCE_KIND, source.kind.as_str()),
@@ -22,6 +26,7 @@ pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>
         (SOURCE_NAME, &source.object.name),
     ];
     let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut annotations = BTreeMap::from(annotations);
     let pem = object.and_then(|object| object.pem.clone());
     let pem = match source.kind {
         CaKind::ConfigMap | CaKind::ClusterTrustBundle => pem,
@@ -34,7 +39,10 @@ pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>
             let bytes = ByteString(other.into_bytes());
             binary_data = Some(BTreeMap::from([(CA_KEY.to_owned(), bytes)]));
         }
-        None => {}
+        None => {
+            let keys = object.map(|object| &object.keys[..object.keys.len().min(MAX_KEYS)]);
+            annotations.extend(keys.map(|keys| (SOURCE_KEYS.to_owned(), keys.join(","))));
+        }
     }
     ConfigMap {
         metadata: ObjectMeta {
@@ -44,7 +52,7 @@ pub(super) fn mirror(namespace: &str, source: &CaName, object: Option<&CaObject>
                 MIRROR_LABEL.to_owned(),
                 "true".to_owned(),
             )])),
-            annotations: Some(BTreeMap::from(annotations)),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         },
         data,
@@ -111,8 +119,8 @@ fn is_ours(mirror: &ConfigMap) -> bool {
 /// Nothing of a mirror but what we write into it.
 fn same(existing: &ConfigMap, wanted: &ConfigMap) -> bool {
     let label = |mirror: &ConfigMap| mirror.metadata.labels.as_ref()?.get(MIRROR_LABEL).cloned();
-    let pem = |mirror: &ConfigMap| CaObject::from(mirror.clone()).pem;
-    pem(existing) == pem(wanted)
+    let content = |mirror: &ConfigMap| mirrored_object(mirror.clone());
+    content(existing) == content(wanted)
         && label(existing) == label(wanted)
         && mirror_source(&existing.metadata) == mirror_source(&wanted.metadata)
 }

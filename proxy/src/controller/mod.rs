@@ -199,6 +199,7 @@ pub async fn run(
         drop(controller);
         metrics.leader.set(0);
         readiness.clear(reconcile::PROBLEM);
+        readiness.clear_note(reconcile::UNTOLD);
     }
     lease.release().await;
     Ok(())

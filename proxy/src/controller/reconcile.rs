@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::FIELD_MANAGER;
 use super::ca_objects::CaObjects;
 use super::error::{TIMEOUT, describe, is_not_found, within};
-use super::events::{Events, notices};
+use super::events::{Events, Notice, notices};
 use super::mirror::{diff, mirror};
 use super::status_writer::{Outcome, StatusWriter, Wanted};
 use crate::policy::{CaName, Compiler, Installation, ObjectName, Objects, ca_names};
@@ -23,7 +23,9 @@ use crate::source::kube::mirror_name;
 
 /// Under which readiness tells what can't be done.
 pub(super) const PROBLEM: &str = "controller";
-/// Mirrors that are written at a time.
+/// Under which it tells what could not be told: a quota of a tenant may refuse Events, and must keep nobody from being ready.
+pub(super) const UNTOLD: &str = "Events";
+/// Mirrors, and policies' Events, that are written at a time.
 const PARALLEL: usize = 8;
 /// First wait after a failure; doubled for each that follows.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -38,6 +40,8 @@ pub struct Controller {
     ca_secrets: bool,
     statuses: StatusWriter,
     events: Events,
+    /// Why an Event could not be written. It is tried again.
+    untold: Option<String>,
     installation: Installation,
     compiler: Compiler,
 }
@@ -60,6 +64,7 @@ impl Controller {
             ca_secrets,
             statuses: StatusWriter::new(client.clone()),
             events: Events::new(client.clone(), instance),
+            untold: None,
             namespace: namespace.to_owned(),
             client,
             installation,
@@ -77,15 +82,21 @@ impl Controller {
         loop {
             let now = Arc::clone(&objects.borrow_and_update());
             let failures = self.reconcile(&now).await;
-            let wait = if failures.is_empty() {
-                readiness.clear(PROBLEM);
+            for failure in failures.iter().chain(&self.untold) {
+                tracing::error!("{failure}");
+            }
+            match failures.is_empty() {
+                true => readiness.clear(PROBLEM),
+                false => drop(readiness.set_problem(PROBLEM, failures.join("; "))),
+            }
+            match &self.untold {
+                None => readiness.clear_note(UNTOLD),
+                Some(untold) => drop(readiness.set_note(UNTOLD, untold)),
+            }
+            let wait = if failures.is_empty() && self.untold.is_none() {
                 retry = FIRST_RETRY;
                 IDLE
             } else {
-                for failure in &failures {
-                    tracing::error!("{failure}");
-                }
-                readiness.set_problem(PROBLEM, failures.join("; "));
                 let wait = retry;
                 retry = (retry * 2).min(IDLE);
                 wait
@@ -145,6 +156,7 @@ impl Controller {
         mut objects: Objects,
         named: &BTreeMap<ObjectName, BTreeSet<CaName>>,
     ) -> Failures {
+        self.untold = None;
         let known = self.ca_objects.known();
         let found = known
             .iter()
@@ -173,27 +185,13 @@ impl Controller {
             Ok(written) => written,
             Err(error) => return vec![format!("statuses can't be written: {error}")],
         };
-        let mut failures = Failures::new();
+        let (mut failures, mut telling) = (Failures::new(), Vec::new());
         for (wanted, outcome) in outcomes {
             let name = &wanted.compiled.policy;
             match outcome {
                 Outcome::Right { left_out, .. } => {
                     let notices = notices(wanted.compiled, &left_out);
-                    let told = self
-                        .events
-                        .tell(
-                            &resource,
-                            name,
-                            wanted.policy.metadata.uid.as_deref(),
-                            notices,
-                        )
-                        .await;
-                    if let Err(error) = told {
-                        self.statuses.forget(name);
-                        failures.push(format!(
-                            "BackendTLSPolicy {name}: an Event can't be written: {error}"
-                        ));
-                    }
+                    telling.push(tell(&self.events, &resource, wanted, notices));
                 }
                 Outcome::Outdated => {
                     tracing::debug!(policy = %name, "not the one that was compiled")
@@ -203,8 +201,27 @@ impl Controller {
                 )),
             }
         }
+        let told = stream::iter(telling).buffer_unordered(PARALLEL);
+        for (name, error) in told.collect::<Vec<_>>().await.into_iter().flatten() {
+            self.statuses.forget(name);
+            let untold = format!("BackendTLSPolicy {name}: an Event can't be written: {error}");
+            self.untold.get_or_insert(untold);
+        }
         failures
     }
+}
+
+/// The policy, and why its author could not be told.
+async fn tell<'a>(
+    events: &Events,
+    resource: &ApiResource,
+    wanted: Wanted<'a>,
+    notices: Vec<Notice>,
+) -> Option<(&'a ObjectName, String)> {
+    let uid = wanted.policy.metadata.uid.as_deref();
+    let name = &wanted.compiled.policy;
+    let told = events.tell(resource, name, uid, notices).await;
+    Some((name, told.err()?))
 }
 
 async fn apply(api: &Api<ConfigMap>, mirror: ConfigMap) -> Result<(), String> {

@@ -204,7 +204,7 @@ fn without_duplicates(all: impl Iterator<Item = CertificateDer<'static>>) -> CaB
 fn read(name: &CaName, object: Option<&CaObject>) -> Result<CaBundle, String> {
     let place = name.kind.place();
     let cure = format!("put the PEM bundle of the CA under {place}");
-    let Some(object) = object else {
+    let Some(object) = object.filter(|object| !object.absent) else {
         let unserved = match name.kind {
             CaKind::ClusterTrustBundle => ", or is not served (certificates.k8s.io/v1beta1)",
             CaKind::ConfigMap | CaKind::Secret => "",

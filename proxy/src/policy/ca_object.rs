@@ -111,6 +111,9 @@ pub struct CaObject {
     pub pem: Option<ByteString>,
     /// The names of all keys, to tell an author who chose another; of a Secret none, as even they are not for everybody.
     pub keys: Vec<String>,
+    /// It does not exist: so says its mirror.
+    #[serde(default)]
+    pub absent: bool,
 }
 
 impl From<ConfigMap> for CaObject {
@@ -123,6 +126,7 @@ impl From<ConfigMap> for CaObject {
         Self {
             keys: all.keys().cloned().collect(),
             pem: all.remove(CA_KEY),
+            absent: false,
         }
     }
 }
@@ -132,7 +136,7 @@ impl From<Secret> for CaObject {
     fn from(secret: Secret) -> Self {
         Self {
             pem: secret.data.and_then(|mut data| data.remove(CA_KEY)),
-            keys: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -141,7 +145,7 @@ impl From<ClusterTrustBundle> for CaObject {
     fn from(bundle: ClusterTrustBundle) -> Self {
         Self {
             pem: Some(ByteString(bundle.spec.trust_bundle.into_bytes())),
-            keys: Vec::new(),
+            ..Self::default()
         }
     }
 }

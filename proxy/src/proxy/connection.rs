@@ -56,7 +56,7 @@ pub(super) async fn serve(
 }
 
 /// How long close_notify may take to be written.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     pub(super) route: Arc<Route>,

@@ -162,7 +162,7 @@ pub(super) async fn until_idle(sent: &Tally, received: &Tally, limit: Option<Dur
 }
 
 /// A failed write takes the socket's error, such as a reset: the read after it finds a bare end.
-fn cause(read: io::Error, write: Option<io::Error>) -> io::Error {
+pub(super) fn cause(read: io::Error, write: Option<io::Error>) -> io::Error {
     use io::ErrorKind::{BrokenPipe, UnexpectedEof};
     match write {
         // A broken pipe says no more than that the end came before.

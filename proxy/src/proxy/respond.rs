@@ -19,10 +19,10 @@ use crate::failure::Reason;
 use crate::sys;
 
 /// How long a refused client may take to read its answer, and how long we wait for it to acknowledge what we sent.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
 /// How much more of its request a refused client may send.
-const MAX_DISCARDED: u64 = 1024 * 1024;
+pub(super) const MAX_DISCARDED: u64 = 1024 * 1024;
 
 /// An answer of ours, to a client that speaks HTTP.
 #[derive(Clone, Copy, Debug)]

@@ -28,8 +28,9 @@ use self::cause::{Cause, chain, explain};
 pub(super) use self::client::Client;
 use self::forward::Forwarder;
 use crate::failure::{Failure, Reason};
+use crate::proxy::connection::FAREWELL;
 use crate::proxy::respond::{FIRST, TOGETHER};
-use crate::tls::{ServerStream, Stage, failure_from_io};
+use crate::tls::ServerStream;
 
 /// As for a first request's head.
 const MAX_HEADERS: u32 = 64 * 1024;
@@ -50,9 +51,11 @@ pub(super) async fn rewrite(
     let _ending = tasks.ending.clone().drop_guard();
     let (closed, cause) = (CancellationToken::new(), Cause::default());
     let forwarder = Forwarder::open(stream, hostname, &tasks, &closed, &cause).await?;
-    let asked = forwarder.asked();
+    let (asked, requests) = (forwarder.asked.clone(), forwarder.requests.clone());
     let ended = async {
         closed.cancelled().await;
+        requests.close();
+        requests.wait().await;
         if cause.is_known() {
             // Who is told to go before the first request asks again, and sees an error nowhere.
             let _ = timeout(FIRST, asked.cancelled()).await;
@@ -61,14 +64,13 @@ pub(super) async fn rewrite(
     };
     let served = serve(client, forwarder, &tasks, ended).await;
     if let Err(error) = served {
-        cause.note(|| {
-            let detail = format!("the client's connection failed: {}", chain(&*error));
-            Failure::new(Reason::ClientGone, detail)
-        });
+        cause.note(|| client_gone(&*error));
     } else {
-        // Tunnels, and the end of the connection to the server.
+        tasks.tunnels.close();
+        tasks.tunnels.wait().await;
+        // The end of the connection to the server; answers that it has cut short, and a client will never take.
         tasks.running.close();
-        tasks.running.wait().await;
+        let _ = timeout(FAREWELL, tasks.running.wait()).await;
     }
     cause.take().map_or(Ok(()), Err)
 }
@@ -92,6 +94,7 @@ async fn serve(
     http2.max_header_list_size(MAX_HEADERS);
     let mut server = pin!(builder.serve_connection_with_upgrades(TokioIo::new(client), service));
     tokio::select! {
+        biased;
         served = server.as_mut() => served,
         () = ended => {
             server.as_mut().graceful_shutdown();
@@ -105,25 +108,38 @@ async fn tunnel(client: OnUpgrade, server: OnUpgrade, cause: Cause) {
     let copied = async {
         let (client, server) = tokio::try_join!(client, server).map_err(|e| explain(&e))?;
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        // The server's connection has noted its own failures.
         let copied = copy_bidirectional(&mut client, &mut server).await;
-        copied.map_err(|error| failure_from_io(&error, Stage::Relay))
+        copied.map_err(|error| client_gone(&error))
     };
     if let Err(failure) = copied.await {
         cause.note(|| failure);
     }
 }
 
+fn client_gone(error: &(dyn StdError + 'static)) -> Failure {
+    let detail = format!("the client's connection failed: {}", chain(error));
+    Failure::new(Reason::ClientGone, detail)
+}
+
 /// Runs the parts of one client's connections, which end with it.
 #[derive(Clone, Default)]
 struct Tasks {
     running: TaskTracker,
+    /// Go on when HTTP has ended.
+    tunnels: TaskTracker,
     ending: CancellationToken,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
+        self.running.spawn(self.until_ending(future));
+    }
+}
+
+impl Tasks {
+    fn until_ending<F: Future>(&self, future: F) -> impl Future<Output = ()> + use<F> {
         let ending = self.ending.clone();
-        self.running
-            .spawn(async move { drop(ending.run_until_cancelled(future).await) });
+        async move { drop(ending.run_until_cancelled(future).await) }
     }
 }

@@ -62,7 +62,10 @@ fn a_working_a_refused_an_opted_out_and_an_untargeted_connection_are_explained()
     let (code, said) = explain(&namespace, "client", "server:80");
     assert_eq!(code, 1, "{said}");
     let why = said["why"].as_str().unwrap();
-    assert!(why.contains(&format!("ConfigMap {name}/ca")), "{said}");
+    assert!(
+        why.contains(&format!("ConfigMap {name}/ca does not exist")),
+        "{said}"
+    );
     let (code, said) = namespace.plugin(&["explain", "nobody", "server:80"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("\"nobody\" not found"), "{said}");
@@ -100,6 +103,8 @@ fn all_nodes_are_asked_and_one_if_it_is_named() {
     let (code, said) = namespace.plugin(&["cert", "server:80", "--from", "client"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("node node1 ") && !said.contains("node node2 "));
+    let from = format!("from {}/client", namespace.0);
+    assert!(said.contains(&from), "{said}");
 }
 
 #[test]

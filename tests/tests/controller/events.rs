@@ -127,10 +127,11 @@ async fn an_event_that_was_refused_is_written_later() {
     world.policy("p", "absent").await;
     let replica = world.replica().await;
     until("it says so", async || {
-        let missing = replica.readiness.missing().join("\n");
-        missing.contains("an Event can't be written") && missing.contains("no Events today")
+        let notes = replica.readiness.notes().join("\n");
+        notes.contains("an Event can't be written") && notes.contains("no Events today")
     })
     .await;
+    assert_eq!(replica.readiness.missing(), Vec::<String>::new());
     let all = DeleteParams::default();
     bindings.delete(&world.users, &all).await.unwrap();
     until_told(&world, "an Event", 1).await;

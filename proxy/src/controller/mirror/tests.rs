@@ -53,7 +53,20 @@ fn a_mirror_holds_the_certificates_alone_and_names_its_source() {
 fn a_missing_source_or_key_is_a_mirror_without_data() {
     let missing = mirror("nodetls", &source(), None);
     assert_eq!((&missing.data, &missing.binary_data), (&None, &None));
-    assert_eq!(mirror_of(json!({"data": {"ca.pem": "PEM"}})), missing);
+    assert!(mirrored_object(missing.clone()).absent);
+    let other_key = mirror_of(json!({"data": {"ca.pem": "PEM", "more": ""}}));
+    assert_eq!((&other_key.data, &other_key.binary_data), (&None, &None));
+    let told = mirrored_object(other_key.clone());
+    assert_eq!(
+        (told.absent, told.keys),
+        (false, vec!["ca.pem".to_owned(), "more".to_owned()])
+    );
+    let empty = mirrored_object(mirror_of(json!({})));
+    assert_eq!((empty.absent, empty.keys.len()), (false, 0));
+    assert_eq!(
+        diff(wanted(Some(other_key.clone())), [&missing]).apply,
+        [other_key]
+    );
     assert_eq!(diff(wanted(Some(missing.clone())), []).apply, [missing]);
 }
 

@@ -143,6 +143,7 @@ fn apply(change: Change, to: &mut Objects, installation: &mut Installation) {
                     object: object.clone(),
                 };
                 let ca = pem.map(|pem| CaObject {
+                    absent: false,
                     pem: Some(ByteString(pem.into())),
                     keys: Vec::new(),
                 });

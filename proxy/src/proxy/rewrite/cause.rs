@@ -49,6 +49,19 @@ pub(super) fn is_of_stream(error: &hyper::Error) -> bool {
         .any(h2::Error::is_reset)
 }
 
+/// Whether the server has not seen the request: its connection was at its end, or it has said so (GOAWAY).
+pub(super) fn was_not_taken(error: &hyper::Error) -> bool {
+    let refused = |error: &h2::Error| {
+        let proper = error.reason() == Some(h2::Reason::NO_ERROR);
+        error.is_remote() && error.is_go_away() && proper
+    };
+    error.is_canceled()
+        || error.is_closed()
+        || causes(error)
+            .filter_map(|cause| cause.downcast_ref())
+            .any(refused)
+}
+
 /// An error with its causes, which hyper does not print.
 pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let words: Vec<_> = causes(error).map(ToString::to_string).collect();

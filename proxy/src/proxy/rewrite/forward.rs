@@ -13,24 +13,27 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version, upgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::cause::{Cause, explain, is_of_stream};
+use super::cause::{Cause, explain, is_of_stream, was_not_taken};
 use super::head::{self, has_token, readdress, switch, without_hop_by_hop};
 use super::request_body::RequestBody;
 use super::server::Server;
 use super::{Body, BoxError, MAX_HEADERS, Tasks, tunnel};
 use crate::failure::{Failure, Reason};
-use crate::proxy::respond::{Answer, TOGETHER, response};
-use crate::tls::ServerStream;
+use crate::proxy::respond::{Answer, LINGER, MAX_DISCARDED, TOGETHER, response};
+use crate::tls::{ServerStream, failure_of_stream};
 
 /// Forwards the requests of one client.
 pub(super) struct Forwarder {
     host: Authority,
     sender: Sender,
     /// Cancelled by the client's first request.
-    asked: CancellationToken,
+    pub(super) asked: CancellationToken,
+    /// Those that have no answer yet.
+    pub(super) requests: TaskTracker,
     /// An answer of the server has gone to the client.
     answered: AtomicBool,
     /// The connection to the server speaks another protocol now.
@@ -59,12 +62,15 @@ impl Forwarder {
         let host = Authority::try_from(hostname).map_err(refused)?;
         let http2 = stream.session().alpn == "h2";
         let cause = cause.clone();
-        let io = TokioIo::new(Server::new(stream, cause.clone()));
+        let io = TokioIo::new(Server::new(stream, cause.clone(), |error, stream| {
+            failure_of_stream(error, stream)
+        }));
         let new = |sender| {
             Arc::new(Self {
                 host,
                 sender,
                 asked: CancellationToken::new(),
+                requests: TaskTracker::new(),
                 answered: AtomicBool::new(false),
                 upgraded: AtomicBool::new(false),
                 tasks: tasks.clone(),
@@ -111,16 +117,12 @@ impl Forwarder {
         }
     }
 
-    /// Cancelled by the client's first request.
-    pub(super) fn asked(&self) -> CancellationToken {
-        self.asked.clone()
-    }
-
     pub(super) async fn forward(
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, BoxError> {
         self.asked.cancel();
+        let _request = self.requests.token();
         let mut request = request.map(RequestBody::new);
         let body = request.body().clone();
         let mut asked = Request::new(());
@@ -175,8 +177,8 @@ impl Forwarder {
         {
             switch(answer.headers_mut(), protocols);
             let server = upgrade::on(&mut answer);
-            self.tasks
-                .execute(tunnel(client, server, self.cause.clone()));
+            let tunnel = tunnel(client, server, self.cause.clone());
+            self.tasks.tunnels.spawn(self.tasks.until_ending(tunnel));
         } else if closes && version != Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
@@ -202,11 +204,16 @@ impl Forwarder {
         if is_of_stream(&error) {
             return Err(error.into());
         }
+        // The server has ended the connection, as it may: who asks again gets another one (RFC 9113 section 8.7).
+        let http2 = asked.version() == Version::HTTP_2;
+        if http2 && !self.cause.is_known() && was_not_taken(&error) {
+            return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
+        }
         let failure = explain(&error);
         let reason = failure.reason;
         self.cause.note(|| failure);
         // As with a relay: cut off, a client may try again. Frames can tell it for each request.
-        if self.answered.load(Ordering::Relaxed) && asked.version() != Version::HTTP_2 {
+        if self.answered.load(Ordering::Relaxed) && !http2 {
             return Err(error.into());
         }
         Ok(self.refuse(asked, body, Answer::to(reason)))
@@ -215,14 +222,17 @@ impl Forwarder {
     /// An answer of ours.
     fn refuse(&self, asked: &Request<()>, body: RequestBody, answer: Answer) -> Response<Body> {
         let (mut head, text) = response(asked, answer);
-        if asked.version() != Version::HTTP_2 {
+        if asked.version() == Version::HTTP_2 {
+            self.tasks.execute(async move {
+                sleep(TOGETHER).await;
+                drop(body);
+            });
+        } else {
             let close = HeaderValue::from_static("close");
             head.headers_mut().insert(CONNECTION, close);
+            self.tasks
+                .execute(timeout(LINGER, body.discard(MAX_DISCARDED)));
         }
-        self.tasks.execute(async move {
-            sleep(TOGETHER).await;
-            drop(body);
-        });
         head.map(|()| {
             Full::from(text)
                 .map_err(|never| match never {})

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// One clone is forwarded. As long as another is kept, a client that has its answer already is not told to stop sending.
@@ -14,6 +15,18 @@ pub(super) struct RequestBody(Arc<Mutex<Incoming>>);
 impl RequestBody {
     pub(super) fn new(body: Incoming) -> Self {
         Self(Arc::new(Mutex::new(body)))
+    }
+
+    /// Reads the rest, at most so many bytes: a client that still sends takes no answer, and ending its connection before it
+    /// was read would end it by RST (RFC 9112 section 9.6).
+    pub(super) async fn discard(mut self, most: u64) {
+        let mut discarded = 0;
+        while let Some(Ok(frame)) = self.frame().await {
+            discarded += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if discarded > most {
+                return;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Incoming> {

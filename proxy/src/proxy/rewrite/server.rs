@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::cause::Cause;
-use crate::tls::{Stage, failure_from_io};
+use crate::failure::Failure;
+use crate::proxy::relay::cause;
 
 /// Notes why it failed: of HTTP/2, hyper tells a request nothing of it. A server whose socket takes no more may have
 /// answered, or have said why (a TLS alert), but an HTTP library whose write failed reads no more, and one whose write
@@ -15,14 +16,16 @@ use crate::tls::{Stage, failure_from_io};
 pub(super) struct Server<S> {
     stream: S,
     cause: Cause,
+    describe: fn(&io::Error, &S) -> Failure,
     unwritten: Option<io::Error>,
 }
 
 impl<S> Server<S> {
-    pub(super) fn new(stream: S, cause: Cause) -> Self {
+    pub(super) fn new(stream: S, cause: Cause, describe: fn(&io::Error, &S) -> Failure) -> Self {
         Self {
             stream,
             cause,
+            describe,
             unwritten: None,
         }
     }
@@ -49,7 +52,7 @@ impl<S> Server<S> {
     }
 
     fn failed(&self, error: io::Error) -> io::Error {
-        self.cause.note(|| failure_from_io(&error, Stage::Relay));
+        self.cause.note(|| (self.describe)(&error, &self.stream));
         error
     }
 }
@@ -60,15 +63,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Server<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let mut read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
-        if buffer.filled().len() == before
-            && read.is_ok()
-            && let Some(error) = self.unwritten.take()
-        {
-            read = Err(error);
-        }
-        Poll::Ready(read.map_err(|error| self.failed(error)))
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        // A proper end is none of a failure: what we had to say after it is of no use.
+        Poll::Ready(read.map_err(|error| {
+            let error = cause(error, self.unwritten.take());
+            self.failed(error)
+        }))
     }
 }
 
@@ -86,13 +86,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Server<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.write((), |stream| stream.poll_shutdown(cx))
     }
 }
 
-/// Whether the connection itself can't be written to: then reading it ends soon. An error of TLS stops nobody else.
+/// Whether the connection itself can't be written to: then reading it ends soon. Other errors stop nobody else.
 fn is_of_socket(error: &io::Error) -> bool {
-    error.raw_os_error().is_some() || error.kind() == io::ErrorKind::BrokenPipe
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkUnreachable
+            | TimedOut
+    )
 }
 
 #[cfg(test)]

@@ -13,9 +13,47 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::failure::Reason;
+use crate::tls::{Stage, failure_from_io};
+
+/// As with TLS a bare end is an error.
+struct Truncatable(TcpStream);
+
+impl AsyncRead for Truncatable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+        match buffer.filled().len() > before {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+impl AsyncWrite for Truncatable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
 
 /// A connection to a server that says something and ends it with RST, and its cause.
-async fn reset_after(words: &[u8]) -> (Server<TcpStream>, Cause) {
+async fn reset_after(words: &[u8]) -> (Server<Truncatable>, Cause) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap())
         .await
@@ -27,7 +65,11 @@ async fn reset_after(words: &[u8]) -> (Server<TcpStream>, Cause) {
         .unwrap();
     drop(server);
     let cause = Cause::default();
-    (Server::new(stream, cause.clone()), cause)
+    let describe = |error: &io::Error, _: &Truncatable| failure_from_io(error, Stage::Relay);
+    (
+        Server::new(Truncatable(stream), cause.clone(), describe),
+        cause,
+    )
 }
 
 #[tokio::test]
@@ -41,8 +83,9 @@ async fn what_a_server_said_before_it_took_no_more_is_read() {
     let mut said = [0; 3];
     server.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"why");
+    server.shutdown().await.unwrap();
     server.read_u8().await.unwrap_err();
-    assert!(cause.is_known());
+    assert_eq!(cause.take().unwrap().reason, Reason::Reset);
 }
 
 #[tokio::test]

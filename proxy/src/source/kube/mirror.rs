@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::digest::{hex, sha256};
@@ -20,6 +21,10 @@ pub const SOURCE_NAMESPACE: &str = "nodetls.io/source-namespace";
 /// Annotation of a mirrored ConfigMap: the name of the object it is a copy of.
 pub const SOURCE_NAME: &str = "nodetls.io/source-name";
 
+/// Annotation of a mirrored ConfigMap without data: the names of the keys of the object it is a copy of, separated by
+/// commas; of a Secret none. Without it that object does not exist.
+pub const SOURCE_KEYS: &str = "nodetls.io/source-keys";
+
 /// The name of the mirrored ConfigMap: `ca-` and the first 16 hex digits of SHA-256 of `KIND namespace/name`.
 pub fn mirror_name(source: &CaName) -> String {
     let hash = hex(&sha256(source.to_string().as_bytes()));
@@ -35,6 +40,18 @@ pub(super) fn mirrored(mirrors: impl IntoIterator<Item = (CaName, CaObject)>) ->
         ca_objects,
         ..Objects::default()
     }
+}
+
+/// What a mirror holds.
+pub(crate) fn mirrored_object(mirror: ConfigMap) -> CaObject {
+    let annotations = mirror.metadata.annotations.as_ref();
+    let keys = annotations.and_then(|annotations| annotations.get(SOURCE_KEYS).cloned());
+    let mut object = CaObject::from(mirror);
+    object.absent = object.pem.is_none() && keys.is_none();
+    if let Some(keys) = keys {
+        object.keys = keys.split_terminator(',').map(str::to_owned).collect();
+    }
+    object
 }
 
 /// What the ConfigMap is a mirror of; `None` when its annotations or its name are not those of a mirror: a label alone

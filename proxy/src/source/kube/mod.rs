@@ -36,8 +36,10 @@ mod watch;
 pub(crate) use cache::{forget, kept, path as kept_path};
 pub use crd::Crd;
 pub(crate) use crd::{VERSIONS, policies};
-pub(crate) use mirror::mirror_source;
-pub use mirror::{MIRROR_LABEL, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name};
+pub use mirror::{
+    MIRROR_LABEL, SOURCE_KEYS, SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_name,
+};
+pub(crate) use mirror::{mirror_source, mirrored_object};
 pub use reduce::Namespace;
 pub(crate) use report::follow;
 pub(crate) use state::{FORBIDDEN, UNAUTHORIZED, chain};

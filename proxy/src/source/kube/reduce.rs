@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DynamicObject, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
-use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source};
+use super::mirror::{SOURCE_KIND, SOURCE_NAME, SOURCE_NAMESPACE, mirror_source, mirrored_object};
 use crate::pods::decide::{ANNOTATIONS, PodInfo, cgroup_uid};
 use crate::policy::{BackendTlsPolicy, CaName, CaObject, HEADLESS, SERVICE_NAME};
 
@@ -126,7 +126,7 @@ pub(super) fn mirror(mirror: ConfigMap) -> Option<(CaName, CaObject)> {
         );
         return None;
     };
-    Some((source, mirror.into()))
+    Some((source, mirrored_object(mirror)))
 }
 
 /// The compiler orders policies by their age; `nodetls.io/` annotations are for us.
