@@ -30,6 +30,8 @@ use crate::tls::{ServerStream, failure_of_stream};
 pub(super) struct Forwarder {
     host: Authority,
     sender: Sender,
+    /// Cancelled when the server's connection has ended.
+    gone: CancellationToken,
     /// Cancelled by the client's first request.
     pub(super) asked: CancellationToken,
     /// Those that have no answer yet.
@@ -69,6 +71,7 @@ impl Forwarder {
             Arc::new(Self {
                 host,
                 sender,
+                gone: CancellationToken::new(),
                 asked: CancellationToken::new(),
                 requests: TaskTracker::new(),
                 answered: AtomicBool::new(false),
@@ -107,6 +110,7 @@ impl Forwarder {
             let Some(forwarder) = forwarder.upgrade() else {
                 return;
             };
+            forwarder.gone.cancel();
             if let Sender::Http1(sender) = &forwarder.sender {
                 // Until it is known whether the last answer was a change of protocol.
                 drop(sender.lock().await);
@@ -136,7 +140,18 @@ impl Forwarder {
             return Ok(self.refuse(&asked, body, Answer::BAD_REQUEST));
         };
         let on_client = upgrades.then(|| upgrade::on(&mut request));
-        match self.send(request).await {
+        // hyper may lose a request that it is given while the connection ends: tokio's channel drops what is left in it with
+        // the last sender, which is ours.
+        let lost = async {
+            self.gone.cancelled().await;
+            sleep(TOGETHER).await;
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.send(request) => answer.map_err(Some),
+            () = lost => Err(None),
+        };
+        match answer {
             Ok(response) => {
                 self.answered.store(true, Ordering::Relaxed);
                 Ok(self.relay_answer(response, asked.version(), on_client))
@@ -194,28 +209,35 @@ impl Forwarder {
         answer.map(|body| body.map_err(failed).boxed_unsync())
     }
 
-    /// The server's connection failed under a request; one that broke a single stream is handed on as it is.
+    /// The server's connection failed under a request, or was gone before it; an error that broke a single stream is handed
+    /// on as it is.
     fn failed(
         &self,
-        error: hyper::Error,
+        error: Option<hyper::Error>,
         asked: &Request<()>,
         body: RequestBody,
     ) -> Result<Response<Body>, BoxError> {
-        if is_of_stream(&error) {
-            return Err(error.into());
-        }
+        let (failure, not_taken) = match error {
+            Some(error) if is_of_stream(&error) => return Err(error.into()),
+            Some(error) => (explain(&error), was_not_taken(&error)),
+            None => {
+                let detail = "the server's connection had ended before the request";
+                (Failure::new(Reason::Reset, detail), true)
+            }
+        };
         // The server has ended the connection, as it may: who asks again gets another one (RFC 9113 section 8.7).
         let http2 = asked.version() == Version::HTTP_2;
-        if http2 && !self.cause.is_known() && was_not_taken(&error) {
+        if http2 && not_taken && !self.cause.is_known() {
             return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
         }
-        let failure = explain(&error);
         let reason = failure.reason;
-        self.cause.note(|| failure);
         // As with a relay: cut off, a client may try again. Frames can tell it for each request.
         if self.answered.load(Ordering::Relaxed) && !http2 {
-            return Err(error.into());
+            let cut_off = failure.to_string();
+            self.cause.note(|| failure);
+            return Err(cut_off.into());
         }
+        self.cause.note(|| failure);
         Ok(self.refuse(asked, body, Answer::to(reason)))
     }
 
