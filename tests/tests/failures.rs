@@ -36,7 +36,8 @@ fn a_refused_policy_answers_503_and_keeps_the_rest_working() {
         ("policy.yaml", policy("10.0.0.1"), "hostname"),
     ] {
         world.manifest(name, &manifest);
-        world.wait("503", |world| world.curl(&[URL]).ends_with("503"));
+        let refused = "nodetls: this Service can't be reached securely\n\n503";
+        world.wait("503", |world| world.curl(&[URL]).ends_with(refused));
         assert!(world.log().contains(message), "{message}");
         // It refuses plaintext only.
         let answer = world.curl(&["-k", &URL.replace("http:", "https:")]);

@@ -78,9 +78,14 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
 /// Where the archive goes that nobody gave a place.
 pub(crate) fn default_archive(arch: Arch) -> PathBuf {
+    place("nodetls", arch).with_extension("tar")
+}
+
+/// A path that machines of other kinds do not share.
+fn place(name: &str, arch: Arch) -> PathBuf {
     let name = match arch {
-        Arch::HERE => "nodetls.tar".to_owned(),
-        other => format!("nodetls-{}.tar", other.name()),
+        Arch::HERE => name.to_owned(),
+        other => format!("{name}-{}", other.name()),
     };
     sh::top().join("target/image").join(name)
 }
@@ -99,7 +104,7 @@ pub(crate) fn build(profile: Profile, arch: Arch, archive: PathBuf) -> Result<Bu
     let certificates = fs::read_to_string(CERTIFICATES)
         .with_context(|| format!("{CERTIFICATES}: install the package ca-certificates"))?;
     // The Dockerfile's context.
-    let root = sh::top().join("target/image/root");
+    let root = place("root", arch);
     put(&root, BINARY, &fs::read(binary(profile, arch)?)?, 0o755)?;
     put(&root, CERTIFICATES, certificates.as_bytes(), 0o644)?;
 

@@ -52,7 +52,7 @@ struct Flags {
     /// The kubeconfig [default: as kubectl finds it]
     #[arg(long, value_name = "FILE", global = true)]
     kubeconfig: Option<PathBuf>,
-    /// Namespace of the pod and of the Service, where they name none [default: the context's]
+    /// Namespace of the pod and of the Service, where they name none [default: the context's; for `check` all]
     #[arg(short, long, value_name = "NAME", global = true)]
     namespace: Option<String>,
     /// Namespace of nodetls itself

@@ -83,9 +83,10 @@ impl Cluster {
         if !finished.status.success() {
             let said = String::from_utf8_lossy(&finished.stderr);
             bail!(
-                "kubectl {}: {}; see that kubectl works with this context, and that its user has the right",
+                "kubectl {}: {}; {}",
                 arguments.join(" "),
-                said.trim()
+                said.trim(),
+                cure(&said)
             );
         }
         Ok(String::from_utf8_lossy(&finished.stdout).into_owned())
@@ -250,6 +251,14 @@ pub(super) fn render(said: &[Said]) -> String {
     text
 }
 
+/// Of what kubectl itself has said.
+fn cure(said: &str) -> &'static str {
+    match said.contains("(NotFound)") {
+        true => "name one that there is, with its namespace (-n) where that is not the context's",
+        false => "see that kubectl works with this context, and that its user has the right",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,5 +269,13 @@ mod tests {
         assert_eq!(cause(said), "no pod a");
         let kubectls = "error: unable to upgrade connection: pod does not exist\n";
         assert_eq!(cause(kubectls), kubectls.trim());
+    }
+
+    #[test]
+    fn what_does_not_exist_is_no_question_of_rights() {
+        let said = "Error from server (NotFound): pods \"a\" not found";
+        assert!(cure(said).starts_with("name one"));
+        let said = "Error from server (Forbidden): pods \"a\" is forbidden";
+        assert!(cure(said).contains("has the right"));
     }
 }

@@ -73,12 +73,12 @@ impl TargetFamilies {
             open: all.gauges("open_connections", "Client connections open now.", &service)?,
             received: all.counters(
                 "received_bytes_total",
-                "Plaintext bytes relayed from the Service to clients.",
+                "Bytes relayed from the Service to clients, as they have them.",
                 &service,
             )?,
             sent: all.counters(
                 "sent_bytes_total",
-                "Plaintext bytes relayed from clients to the Service.",
+                "Bytes relayed from clients to the Service, as they send them.",
                 &service,
             )?,
             tls_received: all.counters(
@@ -121,9 +121,9 @@ pub struct TargetMetrics {
     opened: IntCounter,
     closed: IntCounter,
     open: IntGauge,
-    /// Plaintext bytes from the Service to the client.
+    /// Bytes from the Service to the client, as it has them.
     pub received_bytes: IntCounter,
-    /// Plaintext bytes from the client to the Service.
+    /// Bytes from the client to the Service, as it sends them.
     pub sent_bytes: IntCounter,
     /// Bytes of TLS from the Service's endpoints.
     pub tls_received_bytes: IntCounter,

@@ -85,7 +85,7 @@ pub(super) fn of_agent(missing: &[(String, Option<String>)]) -> Vec<Problem> {
         ),
         (TARGETS, Some(text)) => Problem::new(
             format!("targets can't be published: {text}: what was in force before still is"),
-            "correct what it names; the next change of the manifests tries again",
+            "correct what it names: the agent tries again every 10 s",
         ),
         (_, Some(text)) => Problem::new(format!("{name}: {text}"), "see the agent's log"),
     };

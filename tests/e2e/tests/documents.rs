@@ -22,7 +22,12 @@ const DOCUMENTS: [&str; 8] = [
 /// What pods are called there.
 const PODS: [&str; 3] = ["POD_OF_THAT_NODE", "POD", "nodetls-agent-xxxxx"];
 /// Where a command is run that can't be here, and words that it has there.
-const ELSEWHERE: [(&str, &str, &str); 12] = [
+const ELSEWHERE: [(&str, &str, &str); 13] = [
+    (
+        "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.4.1/standard-install.yaml",
+        "xtask/src/cluster/up.rs",
+        "programs.join(programs::CRD_FILE)",
+    ),
     (
         "kubectl apply -k manifests",
         "xtask/src/cluster/install.rs",

@@ -42,7 +42,17 @@ fn run(command: &str) -> String {
 #[test]
 fn plaintext_before_and_tls_after() {
     let commands = commands();
-    let [apply, wait, plain, annotate, ask, describe, _status] = &commands[..] else {
+    let [
+        apply,
+        rollout,
+        wait,
+        plain,
+        annotate,
+        ask,
+        describe,
+        _status,
+    ] = &commands[..]
+    else {
         panic!("{commands:?}");
     };
     let path = "examples/first-contact/demo.yaml";
@@ -55,6 +65,7 @@ fn plaintext_before_and_tls_after() {
     fs::write(&file, demo).unwrap();
     let _demo = Demo;
     run(&apply.replace(path, &file.display().to_string()));
+    run(rollout);
     run(wait);
     until("nginx refuses plaintext", || {
         let answer = run(plain);

@@ -68,7 +68,7 @@ fn a_working_a_refused_an_opted_out_and_an_untargeted_connection_are_explained()
     );
     let (code, said) = namespace.plugin(&["explain", "nobody", "server:80"]);
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("\"nobody\" not found"), "{said}");
+    assert!(said.contains("\"nobody\" not found; name one"), "{said}");
 }
 
 #[test]
