@@ -1,6 +1,8 @@
 //! What can't be secured fails, with a reason, and never as plaintext.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use serde_json::Value;
+
 use nodetls_tests::{
     ADDRESS, CLUSTER_IP, Ca, HOST, URL, World, config_map, occurrences, policy, policy_with,
     service, without_ready_endpoint,
@@ -19,6 +21,19 @@ fn every_kind_of_client_is_refused_and_told_no_more() {
     assert_eq!(
         world.metric("nodetls_connection_failures_total", &unknown_ca),
         1.0
+    );
+    let (_, said) = world.ask(&["status", "--output", "json"]);
+    let status: Value = serde_json::from_str(&said).unwrap();
+    let [error] = status["errors"].as_array().unwrap().as_slice() else {
+        panic!("{said}")
+    };
+    assert_eq!(
+        (&error["service"], &error["reason"], &error["failing"]),
+        (
+            &"default/tls-backend".into(),
+            &"unknown_ca".into(),
+            &true.into()
+        )
     );
     // A client that is not HTTP sees a reset, not a clean end.
     let answer = world.dial(&[ADDRESS, "--send", "\u{1}binary"]);

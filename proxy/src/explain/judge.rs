@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 
 use super::client::{Client, Fate, Node};
-use super::report::{Explanation, Handshake, LastError, Outcome, Policy, Target};
+use super::report::{Explanation, Handshake, LastError, Outcome, Policy, Target, rfc3339};
 use super::service::{Named, port_text};
 use crate::ask::Parameters;
 use crate::failure::Reason;
@@ -152,13 +152,7 @@ impl Judge<'_> {
                 group: session.group.to_owned(),
                 resumed: session.resumed,
             }),
-            last_error: lately.failure.map(|(time, failure)| LastError {
-                time: rfc3339(time),
-                reason: failure.reason.as_str().to_owned(),
-                cure: failure.reason.cure().to_owned(),
-                failing: lately.failing.is_some(),
-                detail: failure.detail,
-            }),
+            last_error: LastError::of(lately),
         }
     }
 
@@ -285,10 +279,4 @@ fn newest<T>(
         (Some(one), Some(other)) if one.0 > other.0 => Some(one),
         (one, other) => other.or(one),
     }
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    let whole = jiff::Timestamp::try_from(time);
-    let whole = whole.and_then(|time| time.round(jiff::Unit::Second));
-    whole.map_or_else(|_| "unknown".to_owned(), |time| time.to_string())
 }

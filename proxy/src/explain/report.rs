@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proxy::Lately;
 use crate::tls::certificate::Certificate;
 
 /// What becomes of a client's connections to a port of a Service.
@@ -111,6 +113,26 @@ pub struct LastError {
     pub cure: String,
     /// Whether no handshake has succeeded since.
     pub failing: bool,
+}
+
+impl LastError {
+    /// None where no connection has failed.
+    pub(crate) fn of(lately: Lately) -> Option<Self> {
+        let (time, failure) = lately.failure?;
+        Some(Self {
+            time: rfc3339(time),
+            reason: failure.reason.as_str().to_owned(),
+            cure: failure.reason.cure().to_owned(),
+            failing: lately.failing.is_some(),
+            detail: failure.detail,
+        })
+    }
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let whole = jiff::Timestamp::try_from(time);
+    let whole = whole.and_then(|time| time.round(jiff::Unit::Second));
+    whole.map_or_else(|_| "unknown".to_owned(), |time| time.to_string())
 }
 
 /// A policy that names the Service.

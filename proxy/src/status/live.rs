@@ -1,6 +1,6 @@
 //! The agent's half: what it knows of itself, and the page `/status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 use super::gather::kernel;
 use super::node_pods::NodePods;
 use super::problems;
-use super::report::{Answer, Audit, Ca, Connections, EarlierConnection, Target, TargetState};
+use super::report::{
+    Answer, Audit, Ca, Connections, EarlierConnection, Target, TargetError, TargetState,
+};
 use crate::ask::Unanswerable;
+use crate::explain::LastError;
 use crate::metrics::{Audited, Metrics};
 use crate::pods::Pod;
 use crate::policy::{
@@ -22,6 +25,9 @@ use crate::policy::{
 use crate::proxy::{Failing, Proxy};
 use crate::readiness::Readiness;
 use crate::tls::describe::{LISTED, subject};
+
+/// Ports of Services whose last error is told.
+const MAX_ERRORS: usize = 20;
 
 /// What the agent knows of itself. Clones share it.
 #[derive(Clone, Default)]
@@ -129,6 +135,7 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     }
     status.targets = targets(&facts.snapshot, &open(metrics));
     status.connections = Some(connections(metrics));
+    status.errors = live.parts().map_or_else(|_| Vec::new(), errors);
     status.earlier = facts.earlier.to_vec();
     status.audit = facts
         .audited
@@ -147,6 +154,26 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
     status.problems.extend(found.into_iter().flatten());
     status.healthy = status.problems.is_empty();
     Ok(serde_json::to_string_pretty(&status)? + "\n")
+}
+
+fn errors(parts: &Parts) -> Vec<TargetError> {
+    let routes = Arc::clone(&parts.proxy.routes.borrow());
+    let errors = routes.by_id.values().filter_map(|route| {
+        let error = LastError::of(route.lately())?;
+        let (service, port) = (route.target.service.to_string(), route.target.port);
+        Some(TargetError {
+            service,
+            port,
+            error,
+        })
+    });
+    let mut errors: Vec<_> = errors.collect();
+    // RFC 3339 in UTC sorts as text.
+    errors.sort_by(|one, other| other.error.time.cmp(&one.error.time));
+    let mut seen = HashSet::new();
+    errors.retain(|one| seen.insert((one.service.clone(), one.port)));
+    errors.truncate(MAX_ERRORS);
+    errors
 }
 
 fn policy(status: &PolicyStatus) -> Value {

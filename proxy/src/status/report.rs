@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::LastError;
+
 /// Everything at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +32,9 @@ pub struct Status {
     /// What the agent that answered did, since its start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,
+    /// How connections to targets failed last, one of each port of a Service, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<TargetError>,
     /// Connections to targets that are older than the enrolment of their pod, or than the target: they go on as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierConnection>,
@@ -40,6 +45,19 @@ pub struct Status {
     pub exec: Vec<Exec>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+}
+
+/// How a connection to a port of a Service failed last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetError {
+    /// `namespace/name`.
+    pub service: String,
+    /// The Service's port number.
+    pub port: u16,
+    /// When, why, and what to do about it.
+    #[serde(flatten)]
+    pub error: LastError,
 }
 
 /// The agent that answered.

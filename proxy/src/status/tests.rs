@@ -74,6 +74,7 @@ fn healthy() -> Status {
             failures: BTreeMap::from([("unknown_ca".to_owned(), 1)]),
         }),
         exec: vec![exec(ExecState::Running)],
+        errors: Vec::new(),
         problems: Vec::new(),
     }
 }

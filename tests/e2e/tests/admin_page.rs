@@ -120,6 +120,8 @@ fn a_browser_shows_the_node_at_a_glance() {
             "e2e-admin-page/broken:80",
             "NoValidCACertificate",
             "policy_refused",
+            "Last errors",
+            "ConfigMap e2e-admin-page/absent does not exist",
             "Certificates, by expiry",
             "pods redirected",
         ];
@@ -128,10 +130,10 @@ fn a_browser_shows_the_node_at_a_glance() {
             Some(missing) => Err(format!("no {missing} in {page}")),
         }
     });
-    picture(&page, "admin.png", "1100,900");
+    picture(&page, "admin.png", "1100,1100");
     let said = nodetls::status("node1");
     assert!(said.contains("e2e-admin-page/server"), "{said}");
     // The last line is kubectl's.
     let said = said.split("command terminated").next().unwrap();
-    picture(&terminal("nodetls status", said), "status.png", "1100,850");
+    picture(&terminal("nodetls status", said), "status.png", "1300,850");
 }
