@@ -163,11 +163,14 @@ mod tests {
         let secret: Secret =
             from_value(json!({"data": {"ca.crt": "UEVN", "tls.key": "S0VZ"}})).unwrap();
         let kept = serde_json::to_value(CaObject::from(secret)).unwrap();
-        assert_eq!(kept, json!({"pem": "UEVN", "keys": []}));
+        assert_eq!(kept, json!({"pem": "UEVN", "keys": [], "absent": false}));
 
         let config_map = json!({"data": {"ca.crt": "PEM", "a": "x"}, "binaryData": {"b": "/w=="}});
         let config_map: ConfigMap = from_value(config_map).unwrap();
         let kept = serde_json::to_value(CaObject::from(config_map)).unwrap();
-        assert_eq!(kept, json!({"pem": "UEVN", "keys": ["a", "b", "ca.crt"]}));
+        assert_eq!(
+            kept,
+            json!({"pem": "UEVN", "keys": ["a", "b", "ca.crt"], "absent": false})
+        );
     }
 }
