@@ -209,8 +209,8 @@ impl Forwarder {
         answer.map(|body| body.map_err(failed).boxed_unsync())
     }
 
-    /// The server's connection failed under a request, or was gone before it; an error that broke a single stream is handed
-    /// on as it is.
+    /// The server's connection failed under a request, or was gone without a word about it; an error that broke a single
+    /// stream is handed on as it is.
     fn failed(
         &self,
         error: Option<hyper::Error>,
@@ -221,8 +221,8 @@ impl Forwarder {
             Some(error) if is_of_stream(&error) => return Err(error.into()),
             Some(error) => (explain(&error), was_not_taken(&error)),
             None => {
-                let detail = "the server's connection had ended before the request";
-                (Failure::new(Reason::Reset, detail), true)
+                let detail = "the server's connection ended";
+                (Failure::new(Reason::Reset, detail), false)
             }
         };
         // The server has ended the connection, as it may: who asks again gets another one (RFC 9113 section 8.7).
