@@ -33,7 +33,8 @@ const TEST_TOOLS: [(&str, &str); 4] = [
     ("dnsmasq", "dnsmasq-base"),
     ("promtool", "prometheus"),
 ];
-const CLUSTER_TOOLS: [(&str, &str); 5] = [
+const CLUSTER_TOOLS: [(&str, &str); 6] = [
+    ("prometheus", "prometheus"),
     ("chromium", "chromium"),
     ("nginx", "nginx-light"),
     ("runc", "runc"),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use nodetls_e2e::{HELM, NODES, Namespace, POLICY, alone, kubectl, nodetls, text, until};
 use serde_json::Value;
@@ -29,11 +29,14 @@ const COMPONENTS: [(&str, &str); 8] = [
     ("startup-taint", "startupTaint=true"),
 ];
 
-/// What it has to say: YAML on standard output; errors, and the logs of hooks, on the other.
+fn run(arguments: &[&str]) -> Output {
+    Command::new(HELM).args(arguments).output().unwrap()
+}
+
 fn helm(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(HELM).args(arguments).output().unwrap();
+    let output = run(arguments);
     match output.status.success() {
-        true => Ok(text(&output)),
+        true => Ok(String::from_utf8(output.stdout).unwrap()),
         false => Err(text(&output)),
     }
 }
@@ -214,7 +217,16 @@ fn version_before() -> String {
 
 /// `helm test` passes until a policy is refused, and says which and why.
 fn judged(namespace: &Namespace) {
-    let test = || helm(&["test", "nodetls", "--namespace", NAMESPACE]);
+    // The pod's log comes on standard error.
+    let test = || {
+        let output = run(&["test", "nodetls", "--namespace", NAMESPACE]);
+        let said = text(&output);
+        if output.status.success() {
+            Ok(said)
+        } else {
+            Err(said)
+        }
+    };
     // Refused policies of other tests may be on their way out.
     let said = until("helm test passes", test);
     assert!(said.contains(", refused: 0"), "{said}");
