@@ -113,16 +113,17 @@ fn pod(parts: &Parts, facts: &Facts, name: Option<&str>) -> Result<(String, Arc<
         let pod = Arc::new(Pod::new(&own, None, netns));
         return Ok((own, pod));
     };
-    // In a cluster a netns goes by the uid of its pod.
-    let (name, netns) = match &parts.cluster {
+    // In a cluster a netns goes by its pod's name, or by the uid if the API server told of that later.
+    let (name, uid) = match &parts.cluster {
         Some(cluster) => {
             let found = cluster.find(name)?;
-            (found.name, found.uid)
+            (found.name, Some(found.uid))
         }
-        None => (name.to_owned(), name.to_owned()),
+        None => (name.to_owned(), None),
     };
     let mut pods = facts.pods.iter();
-    let Some(pod) = pods.find(|pod| pod.name == netns) else {
+    let is_meant = |pod: &&Arc<Pod>| pod.name == name || Some(&pod.name) == uid.as_ref();
+    let Some(pod) = pods.find(is_meant) else {
         let cause = format!(
             "{name} is not enrolled on this node: name a pod or network namespace that `nodetls status` shows as \
              enrolled; `nodetls explain` tells why one is not"
