@@ -139,7 +139,8 @@ pub fn request(namespace: &Namespace) -> (u16, String) {
     until("the policy is in force", || {
         let answer = namespace.curl("client", &REQUEST);
         match answer.status {
-            0 | 400 => Err(format!("{answer:?}")),
+            // 503 until its CA certificate is mirrored.
+            0 | 400 | 503 => Err(format!("{answer:?}")),
             status => Ok((status, answer.body)),
         }
     })
