@@ -16,7 +16,6 @@ pub(crate) struct NodePods {
 }
 
 /// A pod of the node, as the API server tells of it.
-#[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) uid: String,
     /// `NAMESPACE/NAME`.
@@ -41,21 +40,19 @@ impl NodePods {
                 info: info.clone(),
             })
             .collect();
-        let Some(one) = found.pop() else {
-            let node = &self.node;
+        if found.len() > 1 {
+            let mut names: Vec<_> = found.into_iter().map(|found| found.name).collect();
+            names.sort();
             return Err(Unanswerable(format!(
-                "there is no pod {name} on node {node}: ask the agent of the pod's node, as `kubectl nodetls` does"
+                "several pods of this node are called {name}: name one of {}",
+                names.join(", ")
             )));
-        };
-        if found.is_empty() {
-            return Ok(one);
         }
-        found.push(one);
-        let mut names: Vec<_> = found.into_iter().map(|found| found.name).collect();
-        names.sort();
-        Err(Unanswerable(format!(
-            "several pods of this node are called {name}: name one of {}",
-            names.join(", ")
-        )))
+        found.pop().ok_or_else(|| {
+            let node = &self.node;
+            Unanswerable(format!(
+                "there is no pod {name} on node {node}: ask the agent of the pod's node, as `kubectl nodetls` does"
+            ))
+        })
     }
 }

@@ -135,9 +135,6 @@ async fn an_event_that_was_refused_is_written_later() {
     let all = DeleteParams::default();
     bindings.delete(&world.users, &all).await.unwrap();
     until_told(&world, "an Event", 1).await;
-    until("all is well", async || {
-        replica.readiness.missing().is_empty()
-    })
-    .await;
+    until("all is well", async || replica.readiness.notes().is_empty()).await;
     replica.stop().await;
 }

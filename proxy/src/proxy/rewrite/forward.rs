@@ -230,15 +230,12 @@ impl Forwarder {
         if http2 && not_taken && !self.cause.is_known() {
             return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
         }
-        let reason = failure.reason;
+        self.cause.note(|| failure.clone());
         // As with a relay: cut off, a client may try again. Frames can tell it for each request.
         if self.answered.load(Ordering::Relaxed) && !http2 {
-            let cut_off = failure.to_string();
-            self.cause.note(|| failure);
-            return Err(cut_off.into());
+            return Err(failure.into());
         }
-        self.cause.note(|| failure);
-        Ok(self.refuse(asked, body, Answer::to(reason)))
+        Ok(self.refuse(asked, body, Answer::to(failure.reason)))
     }
 
     /// An answer of ours.

@@ -8,7 +8,8 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Chain, Join, join};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -16,44 +17,23 @@ use super::*;
 use crate::failure::Reason;
 use crate::tls::{Stage, failure_from_io};
 
-/// As with TLS a bare end is an error.
-struct Truncatable(TcpStream);
+/// What follows a bare end: with TLS that is an error.
+struct Truncated;
 
-impl AsyncRead for Truncatable {
+impl AsyncRead for Truncated {
     fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        _buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
-        match buffer.filled().len() > before {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-        }
+        Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
     }
 }
 
-impl AsyncWrite for Truncatable {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+type Stream = Join<Chain<OwnedReadHalf, Truncated>, OwnedWriteHalf>;
 
 /// A connection to a server that says something and ends it with RST, and its cause.
-async fn reset_after(words: &[u8]) -> (Server<Truncatable>, Cause) {
+async fn reset_after(words: &[u8]) -> (Server<Stream>, Cause) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap())
         .await
@@ -64,12 +44,11 @@ async fn reset_after(words: &[u8]) -> (Server<Truncatable>, Cause) {
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(server);
+    let (reader, writer) = stream.into_split();
+    let stream = join(reader.chain(Truncated), writer);
     let cause = Cause::default();
-    let describe = |error: &io::Error, _: &Truncatable| failure_from_io(error, Stage::Relay);
-    (
-        Server::new(Truncatable(stream), cause.clone(), describe),
-        cause,
-    )
+    let describe = |error: &io::Error, _: &Stream| failure_from_io(error, Stage::Relay);
+    (Server::new(stream, cause.clone(), describe), cause)
 }
 
 #[tokio::test]
