@@ -1,4 +1,4 @@
-//! What the fuzz targets (`fuzz/`) call and is private otherwise. Exists only under `--cfg fuzzing`.
+//! What the fuzz targets (`fuzz/`) call and is private otherwise. Exists with the feature `fuzzing` only.
 
 use nodetls_ebpf::{Address, IdEntry, IdRange};
 use rustls::client::danger::ServerCertVerifier;

@@ -19,7 +19,7 @@ mod durable;
 pub mod exec;
 pub mod explain;
 pub mod failure;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod guard;
 pub mod identity;

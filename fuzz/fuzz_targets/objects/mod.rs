@@ -79,7 +79,8 @@ pub(crate) fn put_ca(input: &mut Unstructured, to: &mut BTreeMap<CaName, CaObjec
     }
     let pem = input.ratio(9, 10)?.then_some(ByteString(pem));
     let keys = vec!["ca.crt".to_owned()];
-    to.insert(name, CaObject { pem, keys });
+    let absent = pem.is_none() && input.ratio(1, 2)?;
+    to.insert(name, CaObject { pem, keys, absent });
     Ok(())
 }
 
