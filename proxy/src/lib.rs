@@ -31,6 +31,7 @@ pub mod proxy;
 pub mod publisher;
 pub mod readiness;
 pub mod redirect;
+mod room;
 mod signals;
 mod sock_diag;
 pub mod source;

@@ -1,12 +1,12 @@
 //! Brings a compiled snapshot into force, in the order that never leaves a gap: a target is known to the proxy before
 //! the kernel turns connections to it, and leaves the kernel before it leaves the proxy.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nodetls_ebpf::{Address, CANARY_ID, IdRange, MAX_TARGETS};
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::policy::{Snapshot, Target};
 use crate::proxy::{Route, Routes};
 use crate::redirect::{Epoch, Maps, TargetIds, address_key};
+use crate::room::left_out;
 use crate::tls::{TlsClient, TlsClients};
 
 /// How many addresses can be targeted: two entries of TARGETS are the canary's, one for each family.
@@ -65,30 +66,27 @@ impl Publisher {
         self.ids = TargetIds::read(maps, self.range);
     }
 
-    /// Brings `snapshot` into force. `complete` is false when it may lack targets because something could not be read:
+    /// Brings `snapshot` into force. Returns what did not fit; it was not in force before, unless its namespace has more
+    /// than its share. `complete` is false when it may lack targets because something could not be read:
     /// then those that an earlier agent published stay targets, and are refused.
     ///
     /// After an error what was in force before still is, but for new ids; unless the kernel refuses a write to TARGETS,
     /// which leaves the rest of the new targets unpublished.
     ///
     /// # Errors
-    /// When another agent owns the maps now, or a map is full.
+    /// When another agent owns the maps now, all ids are in use, or the kernel refuses a write.
     pub fn publish(
         &mut self,
         maps: &mut Maps,
         epoch: &Epoch,
         snapshot: &Snapshot,
         complete: bool,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<SocketAddr>> {
         let _charge = epoch.hold(maps)?;
-        // Known before anything changes: a target that does not fit would be plaintext.
-        ensure!(
-            snapshot.targets.len() <= CAPACITY,
-            "{} addresses are targeted, but the map TARGETS holds {}",
-            snapshot.targets.len(),
-            CAPACITY
-        );
-        let next = self.build(maps, snapshot)?;
+        let before: HashMap<Address, u32> = maps.targets.iter().flatten().collect();
+        let in_force = |address| before.contains_key(&address_key(address));
+        let left_out = left_out(&snapshot.targets, CAPACITY, in_force);
+        let next = self.build(maps, snapshot, &left_out)?;
         self.tls.retain(
             snapshot
                 .targets
@@ -104,7 +102,6 @@ impl Publisher {
         self.retired
             .extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
         self.send();
-        let before: HashMap<Address, u32> = maps.targets.iter().flatten().collect();
         // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
         self.remove_others(maps, &before, &gone, complete)?;
         for (address, route) in &self.published {
@@ -119,7 +116,7 @@ impl Publisher {
         self.metrics
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
-        Ok(())
+        Ok(left_out)
     }
 
     /// How many of its addresses are not in force.
@@ -153,9 +150,12 @@ impl Publisher {
         &mut self,
         maps: &mut Maps,
         snapshot: &Snapshot,
+        left_out: &BTreeSet<SocketAddr>,
     ) -> Result<BTreeMap<SocketAddr, Arc<Route>>> {
         let mut taken = Vec::new();
-        let routes = snapshot.targets.iter().map(|(address, target)| {
+        let targets = snapshot.targets.iter();
+        let fitting = targets.filter(|(address, _)| !left_out.contains(address));
+        let routes = fitting.map(|(address, target)| {
             let id = self.id(maps, *address, &mut taken)?;
             let route = match self.published.get(address) {
                 Some(route) if route.id == id && route.target == *target => Arc::clone(route),

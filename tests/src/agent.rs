@@ -158,7 +158,8 @@ impl World {
         self.get("/metrics")
             .lines()
             .filter(|line| {
-                line.starts_with(name) && labels.iter().all(|label| line.contains(label))
+                let of_it = line.split(['{', ' ']).next() == Some(name);
+                of_it && labels.iter().all(|label| line.contains(label))
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()

@@ -42,7 +42,7 @@ fn connections_from_before_are_listed_and_cut_if_asked() {
     // One that is there before its target.
     world.remove_manifest("policy.yaml");
     world.wait("it is no target", |world| {
-        world.metric("nodetls_targets ", &[]) == 0.0
+        world.metric("nodetls_targets", &[]) == 0.0
     });
     let mut before = world.dialling(&[ENDPOINT, "--talk", "--patience", "60"]);
     before.read_until("peer:");

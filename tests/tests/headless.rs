@@ -139,10 +139,25 @@ fn thousands_of_endpoints_come_and_go_beside_one_that_is_used() {
     world.end_of_exchange(client);
 }
 
+/// Of another namespace.
+const SMALL: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: small, namespace: other}
+spec: {clusterIP: 10.97.0.1, ports: [{port: 443}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: small, namespace: other}
+spec:
+  targetRefs: [{group: '', kind: Service, name: small}]
+  validation: {hostname: small.example.com, wellKnownCACertificates: System}
+";
+
 /// More than TARGETS holds: a port for each of 100, at 700 endpoints.
 #[test]
 fn too_many_endpoints_change_nothing_that_worked() {
-    let world = world();
+    let mut world = world();
     let ports = |port: &dyn Fn(u32) -> String| -> String { (1..=100).map(port).collect() };
     let of_service = ports(&|i| format!("  - {{name: p{i}, port: {i}}}\n"));
     let service = SERVICE.replace("ports: [", "ports:\n  - ");
@@ -151,6 +166,7 @@ fn too_many_endpoints_change_nothing_that_worked() {
         .map(|i| format!("10.96.{}.{}", i / 250, i % 250))
         .collect();
     let mut ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+    ips.splice(0..0, [BACKEND_IP, SECOND]);
     let many = |ips: &[&str]| {
         let of_slice = ports(&|i| format!("- {{name: p{i}, port: {i}}}\n"));
         let slice = slice("IPv4", ips).replace("ports: [", "ports:\n- ");
@@ -162,18 +178,35 @@ fn too_many_endpoints_change_nothing_that_worked() {
         &policy(HOST).replace(", sectionName: '443'", ""),
     );
     world.manifest("slice.yaml", &many(&ips));
-    let cause = "70700 addresses are targeted, but the map TARGETS holds 65534";
+    let cause = "70902 addresses are targeted, but the map TARGETS holds 65534: left out are 5368 of namespace default";
     world.wait("it says what is wrong", |world| {
         world.get("/healthz/ready").contains(cause)
     });
-    assert!(!world.is_ready());
+    // That is its author's fault, not the node's.
+    assert!(world.is_ready());
+    assert_eq!(world.metric("nodetls_targets", &[]), 65534.0);
+    assert_eq!(world.metric("nodetls_targets_unpublished", &[]), 5368.0);
+    assert!(world.status(&[]).1.contains(cause));
     assert!(secured(&world, BACKEND_IP) && secured(&world, SECOND));
+    // Nor does it keep others from theirs, nor an agent from starting.
+    world.manifest("small.yaml", SMALL);
+    let small = |world: &World| {
+        let status = world.status(&["--output", "json"]).1;
+        status.contains("\"10.97.0.1:443\"") && status.contains("\"other/small\"")
+    };
+    world.wait("another namespace's target", small);
+    world.kill_agent();
+    world.start_agent();
+    world.wait("the same", small);
+    // It had to make room for that one.
+    assert_eq!(world.metric("nodetls_targets_unpublished", &[]), 5369.0);
+    assert!(secured(&world, BACKEND_IP));
 
     ips.truncate(600);
     ips.push(THIRD);
     world.manifest("slice.yaml", &many(&ips));
-    world.wait("it is ready again", World::is_ready);
-    assert_eq!(world.metric("nodetls_targets", &[]), 601.0 * 101.0);
+    targets(&world, 601.0 * 101.0 + 1.0);
+    assert_eq!(world.metric("nodetls_targets_unpublished", &[]), 0.0);
     assert!(secured(&world, THIRD));
 }
 

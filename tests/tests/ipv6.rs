@@ -155,5 +155,5 @@ fn a_neighbour_is_not_served() {
     dial.args([&format!("[{ID_1}]:443"), "--send", GET]);
     let answer = String::from_utf8(dial.output().unwrap().stdout).unwrap();
     assert!(answer.contains("error: ConnectionRefused"), "{answer}");
-    assert_eq!(world.metric("nodetls_connections_total", &[]), 0.0);
+    assert_eq!(world.metric("nodetls_connections_opened_total", &[]), 0.0);
 }

@@ -41,7 +41,7 @@ impl Figures {
             files: world.open_files(),
             // Other tests' netns come and go, too.
             map_entries: metric("ebpf_map_entries") - metric("pods_bypassed"),
-            targets: metric("targets "),
+            targets: metric("targets"),
             opened: metric("connections_opened_total"),
             closed: metric("connections_closed_total"),
             open: metric("open_connections"),

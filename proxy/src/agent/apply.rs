@@ -1,6 +1,7 @@
 //! From objects to what is in force, and what is told of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use tokio::time::Instant;
 use super::report::{conditions, log_status};
 use super::{Agent, MANIFESTS, RECONCILE, TARGETS};
 use crate::policy::{ObjectName, PolicyStatus};
+use crate::publisher::CAPACITY;
+use crate::room::describe;
 use crate::source::Update;
 
 impl Agent {
@@ -47,7 +50,7 @@ impl Agent {
     pub(super) fn publish(&mut self) {
         let (publisher, maps) = (&mut self.publisher, &mut self.maps);
         match publisher.publish(maps, &self.epoch, &self.snapshot, self.complete) {
-            Ok(()) => {
+            Ok(left_out) => {
                 self.published = true;
                 self.earlier.start_again();
                 self.publish_again = None;
@@ -55,23 +58,48 @@ impl Agent {
                 let system = self.installation.system_roots.as_ref();
                 self.metrics
                     .config_applied(self.generation, &self.snapshot, system);
-                self.metrics.targets_unpublished.set(0);
                 self.readiness.clear(TARGETS);
-                let in_force = Arc::clone(&self.snapshot);
-                self.live.update(|facts| facts.snapshot = in_force);
+                self.tell_left_out(&left_out);
                 self.count_audited();
-                tracing::info!(targets = self.snapshot.targets.len(), "published");
+                let targets = self.snapshot.targets.len() - left_out.len();
+                tracing::info!(targets, "published");
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
-                let missing = self.publisher.missing(&self.snapshot).max(1);
-                let missing = i64::try_from(missing).unwrap_or(i64::MAX);
-                self.metrics.targets_unpublished.set(missing);
+                self.count_unpublished(1);
                 // A map may have room again, and a freed id have rested.
                 self.publish_again = Some(Instant::now() + RECONCILE);
             }
         }
+    }
+
+    /// Whose author has written too much: that is no reason to call the node's agent not ready.
+    fn tell_left_out(&self, left_out: &BTreeSet<SocketAddr>) {
+        self.count_unpublished(0);
+        let mut in_force = Arc::clone(&self.snapshot);
+        let mut text = None;
+        if left_out.is_empty() {
+            self.readiness.clear_note(TARGETS);
+        } else {
+            let said = describe(&in_force.targets, CAPACITY, left_out);
+            if self.readiness.set_note(TARGETS, &said) {
+                tracing::error!("{said}");
+            }
+            text = Some(said);
+            let targets = &mut Arc::make_mut(&mut in_force).targets;
+            targets.retain(|address, _| !left_out.contains(address));
+        }
+        self.live.update(|facts| {
+            facts.snapshot = in_force;
+            facts.left_out = text;
+        });
+    }
+
+    fn count_unpublished(&self, least: usize) {
+        let missing = self.publisher.missing(&self.snapshot).max(least);
+        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+        self.metrics.targets_unpublished.set(missing);
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.

@@ -85,7 +85,10 @@ async fn serve(options: &Options) -> Result<()> {
     let mut publish = |publisher: &mut Publisher, update: &Update| {
         let snapshot = compile(update, &installation);
         keeper.follow(&snapshot, &update.secrets);
-        publisher.publish(&mut maps, &epoch, &snapshot, true)
+        // It has fewer ids than TARGETS has room.
+        publisher
+            .publish(&mut maps, &epoch, &snapshot, true)
+            .map(drop)
     };
     publish(&mut publisher, &update)?;
     pod.listen()?;

@@ -67,6 +67,8 @@ pub(crate) struct Facts {
     pub(crate) out_of_step: Arc<[String]>,
     /// Why nobody finds what is pinned; with its cure.
     pub(crate) bpffs: Option<String>,
+    /// What there is no room for; with the cure.
+    pub(crate) left_out: Option<String>,
     /// What nobody has turned.
     pub(crate) earlier: Arc<[EarlierConnection]>,
     /// What fails now.
@@ -146,6 +148,7 @@ pub(crate) fn page(live: &Live, metrics: &Metrics, readiness: &Readiness) -> Res
         problems::of_policies(&facts.policies, &facts.unreadable),
         problems::with_cure(&facts.out_of_step),
         problems::with_cure(facts.bpffs.as_slice()),
+        problems::with_cure(facts.left_out.as_slice()),
         problems::of_targets(&status.targets),
         problems::of_handshakes(&facts.failing),
         problems::of_audit(facts.audited.as_deref().unwrap_or_default()),
