@@ -1,7 +1,7 @@
 //! The pods of this node, found without the container runtime's API: by the host's cgroup tree and /proc. (What
 //! `/proc/PID/cgroup` says is relative to the reader's cgroup namespace, so a container can't use it.)
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use super::kubepods::{self, PodDir};
 use super::lister::{Listing, Netns};
 use super::process::{NetnsByInode, is_shared_with_parent, netns, node_netns, open_netns};
 use super::watch::Watch;
+
+/// How many network namespaces a pod may have, as for containers of its own: from more, connects to targets are refused.
+pub const NETNS_PER_POD: usize = 64;
 
 /// Where to look, and what to do with what is found.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +39,8 @@ pub struct CgroupPods {
     node: NetnsByInode,
     /// By inode, as of the last look.
     known: BTreeMap<u64, Known>,
+    /// Pods with more than their number.
+    crowded: BTreeSet<String>,
     watch: Watch,
 }
 
@@ -73,6 +78,7 @@ impl CgroupPods {
             infos: HashMap::new(),
             node: node_netns(&options.node_netns)?,
             known: BTreeMap::new(),
+            crowded: BTreeSet::new(),
             watch: Watch::new(reconcile)?,
         })
     }
@@ -124,10 +130,11 @@ impl CgroupPods {
         let mut failed = BTreeMap::new();
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
         for pod in self.pods()? {
-            let found = self.look(&pod).unwrap_or_else(|error| {
+            let (found, more) = self.look(&pod).unwrap_or_else(|error| {
                 failed.insert(pod.uid.clone(), error);
-                self.remembered(&pod.uid)
+                (self.remembered(&pod.uid), 0)
             });
+            self.tell_crowded(&pod.uid, more);
             for (inode, claim) in found {
                 claims.entry(inode).or_default().push(claim);
             }
@@ -147,18 +154,38 @@ impl CgroupPods {
         kubepods::pods(&kubepods, |dir| self.watch.add(dir))
     }
 
-    /// The netns of a pod's processes, the node's excepted.
-    fn look(&self, pod: &PodDir) -> Result<BTreeMap<u64, Claim>> {
+    fn tell_crowded(&mut self, pod: &str, more: usize) {
+        if more == 0 {
+            self.crowded.remove(pod);
+        } else if self.crowded.insert(pod.to_owned()) {
+            tracing::warn!(
+                pod = self.label(pod),
+                "has more than {NETNS_PER_POD} network namespaces: from the others connects to targets are refused"
+            );
+        }
+    }
+
+    /// The netns of a pod's processes, the node's excepted; and how many processes are in others, as there are too many.
+    fn look(&self, pod: &PodDir) -> Result<(BTreeMap<u64, Claim>, usize)> {
         let mut visit = |dir: &_| self.watch.add(dir);
         let pids = kubepods::processes(&pod.path, &mut visit)?;
-        let mut claims: BTreeMap<u64, Claim> = BTreeMap::new();
-        let mut opened = HashMap::new();
+        let mut inside = Vec::new();
         for &pid in &pids {
-            let Some(inode) = netns(pid)?.filter(|inode| !self.node.contains_key(inode)) else {
-                continue;
-            };
+            if let Some(inode) = netns(pid)?.filter(|inode| !self.node.contains_key(inode)) {
+                inside.push((!self.known.contains_key(&inode), pid, inode));
+            }
+        }
+        // Those that are known already come first, then the oldest, which is the pod's own.
+        inside.sort_unstable();
+        let mut claims: BTreeMap<u64, Claim> = BTreeMap::new();
+        let (mut opened, mut more) = (HashMap::new(), 0);
+        for (_, pid, inode) in inside {
             if let Some(claim) = claims.get_mut(&inode) {
                 claim.pids.push(pid);
+                continue;
+            }
+            if claims.len() == NETNS_PER_POD {
+                more += 1;
                 continue;
             }
             let file = match self.known.get(&inode) {
@@ -183,7 +210,7 @@ impl CgroupPods {
                 claim.shared = is_shared_with_parent(*inode, &claim.pids, &pids)?;
             }
         }
-        Ok(claims)
+        Ok((claims, more))
     }
 
     /// What the last look found of a pod.

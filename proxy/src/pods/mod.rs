@@ -12,7 +12,7 @@ mod process;
 mod retry;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub struct Pod {
     pub name: String,
     /// Its Kubernetes namespace, once the API server has told of it.
     pub namespace: SetOnce<String>,
+    /// What its netns have in common, if it can have several.
+    pub uid: Option<String>,
     /// For making sockets in it.
     pub netns: Arc<File>,
     /// Fires when the pod is released: its connections end at once.
@@ -52,6 +54,7 @@ impl Pod {
         Self {
             name: name.to_owned(),
             namespace: SetOnce::new_with(namespace.map(str::to_owned)),
+            uid: None,
             netns,
             released: CancellationToken::new(),
         }
@@ -121,6 +124,8 @@ pub struct Pods {
     bypassed: BTreeMap<u64, Bypassed>,
     /// Those that could not be enrolled, as one whose loopback device is not up yet.
     failing: Retry,
+    /// Names of those among them whose pod has another one that is: a sandbox in it, as browsers make, may have no loopback.
+    nested: BTreeSet<String>,
 }
 
 /// A netns that is left alone.
@@ -143,6 +148,7 @@ impl Pods {
             enrolled: BTreeMap::new(),
             bypassed: BTreeMap::new(),
             failing: Retry::new(),
+            nested: BTreeSet::new(),
         }
     }
 
@@ -200,7 +206,8 @@ impl Pods {
     }
 
     /// Enrols what is new, and releases what is gone. Returns what failed, by name; it is tried again at the next call,
-    /// and until then connects from there to targets are refused.
+    /// and until then connects from there to targets are refused. Of a pod with several netns the log alone tells what
+    /// failed, if one is enrolled: else any pod could have the agent not ready.
     pub async fn reconcile(
         &mut self,
         redirect: &Redirect,
@@ -209,8 +216,9 @@ impl Pods {
     ) -> Result<BTreeMap<String, anyhow::Error>> {
         let list = self.lister.list()?;
         self.release_gone(modes, &list.netns);
-        let mut failed = list.failed;
+        let (mut failed, mut uids) = (list.failed, HashMap::new());
         for (name, netns) in list.netns {
+            let uid = netns.pod_uid.clone();
             let result = match netns.decision {
                 Decision::Enrol if self.effect == Effect::Audit => Ok(()),
                 Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
@@ -219,11 +227,42 @@ impl Pods {
                 Decision::Deny => Ok(()),
             };
             if let Err(error) = result {
+                uids.insert(name.clone(), uid);
                 failed.insert(name, error);
             }
         }
         self.failing.set(failed.keys().cloned().collect());
+        self.leave_nested(&mut failed, &uids);
         Ok(failed)
+    }
+
+    /// Takes those out of `failed` whose pod has another netns that is enrolled.
+    fn leave_nested(
+        &mut self,
+        failed: &mut BTreeMap<String, anyhow::Error>,
+        uids: &HashMap<String, Option<String>>,
+    ) {
+        let enrolled = self.enrolled.values();
+        let enrolled: HashSet<&str> = enrolled
+            .filter_map(|(_, one)| one.pod.uid.as_deref())
+            .collect();
+        let is_nested = |name: &String| {
+            let uid = uids.get(name).and_then(Option::as_deref);
+            uid.is_some_and(|uid| enrolled.contains(uid))
+        };
+        let before = std::mem::take(&mut self.nested);
+        let nested = failed.extract_if(.., |name, _| is_nested(name));
+        for (netns, error) in nested {
+            if !before.contains(&netns) {
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    netns,
+                    error,
+                    "nested in a pod and not enrolled: connects to targets from there are refused"
+                );
+            }
+            self.nested.insert(netns);
+        }
     }
 
     /// Sees that each pod still has its IPv6 route, which goes with its loopback device: without, connects over IPv6
@@ -345,7 +384,8 @@ impl Pods {
             tracing::debug!(netns = label, "our own netns is not enrolled");
             return Ok(());
         }
-        let pod = Pod::new(&label, found.namespace.as_deref(), netns);
+        let mut pod = Pod::new(&label, found.namespace.as_deref(), netns);
+        pod.uid = found.pod_uid;
         let mut enrolled = Enrolled::new(redirect, pod, ready)?;
         if self.listening {
             enrolled.listen()?;

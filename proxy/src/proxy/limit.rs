@@ -1,7 +1,8 @@
 //! How many connections may be open at a time: of one netns, and of all. More are refused early, so that the open ones
 //! live.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
@@ -85,6 +86,39 @@ impl Limit {
     }
 }
 
+/// The limits of pods.
+#[derive(Debug)]
+pub(super) struct OfPods {
+    connections: usize,
+    /// By the pod's uid.
+    limits: Mutex<HashMap<String, Weak<Limit>>>,
+}
+
+impl OfPods {
+    /// Each of so many connections.
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            connections,
+            limits: Mutex::default(),
+        }
+    }
+
+    /// That of one more netns: the netns of one pod have one together, else it could make more of them and have the places
+    /// of others.
+    pub(super) fn limit(&self, uid: Option<&str>) -> Arc<Limit> {
+        let new = || Arc::new(Limit::new(self.connections));
+        let Some(uid) = uid else {
+            return new();
+        };
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.retain(|_, limit| limit.strong_count() > 0);
+        let limit = limits.get(uid).and_then(Weak::upgrade);
+        let limit = limit.unwrap_or_else(new);
+        limits.insert(uid.to_owned(), Arc::downgrade(&limit));
+        limit
+    }
+}
+
 /// Says when to log again what goes on for longer: every 10 s.
 #[derive(Debug, Default)]
 pub(super) struct Occasional {
@@ -164,6 +198,18 @@ mod tests {
         drop(first);
         assert!(take().is_some());
         drop(second);
+    }
+
+    #[test]
+    fn the_netns_of_a_pod_share_its_limit() {
+        let pods = OfPods::new(1);
+        let [first, nested] = [pods.limit(Some("a")), pods.limit(Some("a"))];
+        let place = first.take(|_| {});
+        assert!(place.is_some() && nested.take(|_| {}).is_none());
+        assert!(pods.limit(Some("b")).take(|_| {}).is_some());
+        assert!(pods.limit(None).take(|_| {}).is_some());
+        drop((first, nested));
+        assert!(pods.limit(Some("a")).take(|_| {}).is_some());
     }
 
     #[test]

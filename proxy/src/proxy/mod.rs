@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::decide::Protocol;
-use self::limit::{Limit, Occasional, Scarce};
+use self::limit::{Limit, Occasional, OfPods, Scarce};
 pub use self::names::Names;
 use self::pool::Pool;
 use self::registry::Registry;
@@ -53,8 +53,6 @@ pub struct Proxy {
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Dials for them.
     pub dialer: Arc<Dialer>,
-    /// How much may be open at a time.
-    pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Fires when no new connection is to be taken.
@@ -65,6 +63,7 @@ pub struct Proxy {
     pub tasks: TaskTracker,
     pool: Arc<Pool>,
     connections: Limit,
+    of_pods: OfPods,
     scarce: Scarce,
     registry: Arc<Registry>,
 }
@@ -72,7 +71,7 @@ pub struct Proxy {
 /// How much may be open at a time; more is reset.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections of one netns.
+    /// Connections of one netns, or of all those of one pod.
     pub connections_per_netns: usize,
     /// Bytes of memory that the process may use; `None`: as many as there are.
     pub memory: Option<u64>,
@@ -80,7 +79,7 @@ pub struct Limits {
 
 impl Serve for Arc<Proxy> {
     fn serve(&self, pod: &Arc<Pod>, listeners: Vec<StdListener>) {
-        let limit = Arc::new(Limit::new(self.limits.connections_per_netns));
+        let limit = self.of_pods.limit(pod.uid.as_deref());
         for listener in listeners {
             abort_by_default(&listener);
             match prepare(&listener).and_then(|()| TcpListener::from_std(listener)) {
@@ -111,13 +110,13 @@ impl Proxy {
         Self {
             routes,
             dialer: Arc::new(dialer),
-            limits,
             metrics,
             draining,
             ending: CancellationToken::new(),
             tasks,
             pool,
             connections: Limit::new(scarce.connections()),
+            of_pods: OfPods::new(limits.connections_per_netns),
             scarce,
             registry: Arc::default(),
         }

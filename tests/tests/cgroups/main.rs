@@ -1,6 +1,8 @@
 //! Pods found by cgroups: real processes in real cgroups and network namespaces, no container runtime.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test's way to fail.
 
+mod nested;
+
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
@@ -46,6 +48,18 @@ impl Node {
             ..CgroupOptions::default()
         };
         CgroupPods::new(options, RECONCILE).unwrap()
+    }
+
+    fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(self.root.file_name().unwrap())
+    }
+
+    /// What an agent has of it.
+    fn enrolling(&self) -> Pods {
+        let thread = NetnsThread::start().unwrap();
+        let own = current_cookie().unwrap();
+        let lister = Lister::Cgroups(Box::new(self.pods()));
+        Pods::new(lister, thread, 7, own, Effect::Enforce)
     }
 
     fn pod(&self, uid: &str) -> PathBuf {
@@ -291,19 +305,9 @@ impl Serve for NoServer {
 #[tokio::test]
 async fn listed_pods_are_enrolled_bypassed_and_released() {
     let node = Node::new();
-    let pins = PathBuf::from(format!(
-        "/sys/fs/bpf/{}",
-        node.root.file_name().unwrap().display()
-    ));
-    let (redirect, mut maps) = Redirect::load(&pins, Effect::Enforce).unwrap();
+    let (redirect, mut maps) = Redirect::load(&node.pins(), Effect::Enforce).unwrap();
     let modes = &mut maps.pods;
-    let mut pods = Pods::new(
-        Lister::Cgroups(Box::new(node.pods())),
-        NetnsThread::start().unwrap(),
-        7,
-        current_cookie().unwrap(),
-        Effect::Enforce,
-    );
+    let mut pods = node.enrolling();
     let pause = node.start_in_netns(UID, "pause");
     loop {
         let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
@@ -336,7 +340,7 @@ async fn listed_pods_are_enrolled_bypassed_and_released() {
         pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
     }
     assert_eq!(modes.cookies().len(), 1);
-    fs::remove_dir_all(pins).unwrap();
+    fs::remove_dir_all(node.pins()).unwrap();
 }
 
 #[tokio::test]
