@@ -45,18 +45,24 @@ pub(crate) fn disarm(cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that [`install`] made; of the unit only if `units` is named.
+/// Removes all that [`install`] made, and what an administrator has made another kubelet require; of the unit only if
+/// `units` is named.
 ///
 /// # Errors
 /// Something stays.
 pub(crate) fn remove(units: Option<&Path>, cache: &Path) -> Result<()> {
     if let Some(units) = units {
-        let link = link(units);
-        for path in [&link, &units.join(UNIT)] {
-            or_missing(fs::remove_file(path))
+        // The unit last: a kubelet that requires one which is not there would not start.
+        let mut paths = links(units).with_context(|| units.display().to_string())?;
+        paths.push(units.join(UNIT));
+        for path in paths {
+            or_missing(fs::remove_file(&path))
                 .with_context(|| format!("{} can't be removed", path.display()))?;
+            if let Some(directory) = path.parent().filter(|directory| *directory != units) {
+                // Others may be required too.
+                let _ = fs::remove_dir(directory);
+            }
         }
-        let _ = link.parent().map(fs::remove_dir);
     }
     disarm(cache)?;
     // Whatever else is there is not ours. Until now it may have an SELinux label.
@@ -66,6 +72,23 @@ pub(crate) fn remove(units: Option<&Path>, cache: &Path) -> Result<()> {
 
 fn binary(cache: &Path) -> PathBuf {
     cache.join("bin/nodetls")
+}
+
+/// Those of all services that require the unit.
+fn links(units: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut links = Vec::new();
+    for entry in fs::read_dir(units)? {
+        let directory = entry?.path();
+        let link = directory.join(UNIT);
+        if directory
+            .extension()
+            .is_some_and(|extension| extension == "requires")
+            && link.is_symlink()
+        {
+            links.push(link);
+        }
+    }
+    Ok(links)
 }
 
 fn link(units: &Path) -> PathBuf {

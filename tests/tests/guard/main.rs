@@ -1,10 +1,12 @@
 //! `nodetls guard`: after a boot nothing is pinned, and what an agent has kept on disk says what to refuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod systemd;
+
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use nodetls::redirect::{EbpfView, pinned_link};
 use nodetls_tests::{ADDRESS, BACKEND_IP, CLUSTER_IP, HOST, URL, World, binary, occurrences, text};
@@ -132,90 +134,6 @@ fn after_a_boot_targets_are_refused_until_the_agent_has_taken_over() {
         assert_eq!(link, now);
         world.agent().signal("KILL");
     }
-}
-
-/// Units of what stands for a node with a kubelet, which starts a pod. systemd wants those targets to be there.
-const TARGETS: [&str; 3] = ["sysinit", "basic", "shutdown"];
-const NODE: &str = "[Unit]\nWants=kubelet.service end.service\n";
-const KUBELET: &str = "[Service]\nType=oneshot\nExecStart=@POD@\nStandardOutput=file:@OUT@\nStandardError=file:@OUT@\n";
-const END: &str = "[Unit]\nAfter=kubelet.service\n[Service]\nType=oneshot\n\
-                   ExecStart=/bin/systemctl exit --force --force\n";
-
-/// Writes them, and the guard's as an agent installs it; the directory.
-fn units(world: &World) -> PathBuf {
-    let units = world.dir.path().join("units");
-    let put = |name: &str, text: &str| fs::write(units.join(name), text).unwrap();
-    fs::create_dir_all(units.join("kubelet.service.requires")).unwrap();
-    for target in TARGETS {
-        let target = format!("{target}.target");
-        put(&target, "[Unit]\nDefaultDependencies=no\n");
-    }
-    put("node.target", NODE);
-    put("end.service", END);
-    let (here, dial) = (units.display().to_string(), binary("dial"));
-    let pod = format!("/usr/bin/nsenter --net={here}/netns {dial} {ADDRESS} --send marked");
-    let kubelet = KUBELET.replace("@POD@", &pod);
-    put(
-        "kubelet.service",
-        &kubelet.replace("@OUT@", &format!("{here}/out")),
-    );
-
-    let guard = include_str!("../../proxy/src/guard/nodetls-guard.service");
-    let guard = guard.replace("@CACHE@", &world.dir.path().display().to_string());
-    let guard = guard.replace("@PINS@", &world.pins.display().to_string());
-    put("nodetls-guard.service", &guard);
-    let link = units.join("kubelet.service.requires/nodetls-guard.service");
-    symlink("../nodetls-guard.service", link).unwrap();
-    fs::create_dir(world.dir.path().join("bin")).unwrap();
-    symlink(binary("nodetls"), world.dir.path().join("bin/nodetls")).unwrap();
-    units
-}
-
-/// Boots systemd as the first process of a PID namespace, with the world's cgroup as the root of cgroup v2. Returns what
-/// the pod said; nothing if none was started.
-fn boot(world: &World, units: &Path) -> String {
-    let out = world.file("units/out", "");
-    world.file("units/netns", "");
-    let mounts = format!(
-        "mount --bind /run/netns/{} \"$0/netns\" && mount -t tmpfs tmpfs /run && umount -R /sys/fs/cgroup && \
-         mount -t tmpfs tmpfs /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup",
-        world.pod
-    );
-    let systemd = "exec env -i container=test SYSTEMD_UNIT_PATH=$0 /lib/systemd/systemd --system --unit=node.target";
-    let namespaces =
-        "60 unshare --pid --fork --kill-child --mount --mount-proc --cgroup --uts --ipc sh -c";
-    let mut boot = world.in_cgroup("timeout");
-    boot.args(namespaces.split(' '))
-        .arg(format!("{mounts} && {systemd}"))
-        .arg(units);
-    let boot = boot.stdin(Stdio::null()).output().unwrap();
-    assert_ne!(
-        boot.status.code(),
-        Some(124),
-        "it takes too long: {}",
-        text(&boot)
-    );
-    fs::read_to_string(&out).unwrap()
-}
-
-#[test]
-fn systemd_starts_the_kubelet_behind_the_guard_and_not_without_it() {
-    let (mut world, _ca) = World::without_agent();
-    let file = keep(&world);
-    let units = units(&world);
-    let wire = world.capture(|world| {
-        let pod = boot(world, &units);
-        assert!(pod.contains("error: ConnectionRefused"), "{pod}");
-        assert_eq!(connects(world, "denied", "unknown_netns"), 1);
-    });
-    assert_eq!(occurrences(&wire, "marked"), 0);
-    // The next boot, with a damaged file: no kubelet, and so no pod.
-    fs::remove_dir_all(&world.pins).unwrap();
-    fs::write(&file, "nodetls-objects 3 x").unwrap();
-    assert_eq!(boot(&world, &units), "");
-    // Without the program nodetls is not installed any more, and nothing is in the kubelet's way.
-    fs::remove_file(world.dir.path().join("bin/nodetls")).unwrap();
-    assert_ne!(boot(&world, &units), "");
 }
 
 #[test]
