@@ -50,11 +50,16 @@ fn every_verb_has_help_with_examples() {
 }
 
 #[test]
-fn the_readme_tells_of_every_verb() {
-    let readme = include_str!("../../README.md");
+fn documents_tell_of_every_verb() {
+    let documents = [
+        include_str!("../../README.md"),
+        include_str!("../../docs/agent.md"),
+        include_str!("../../docs/policies.md"),
+        include_str!("../../manifests/README.md"),
+    ];
     for verb in verbs(&run(BINARY, &["--help"])) {
         let told = format!("nodetls {verb}");
-        assert!(readme.contains(&told), "{told}");
+        assert!(documents.iter().any(|text| text.contains(&told)), "{told}");
     }
 }
 
@@ -152,6 +157,23 @@ fn the_plugin_asks_every_node_or_the_pods_own() {
         asked().contains("exec a1 -- /nodetls cert shop/db:443 "),
         "{}",
         asked()
+    );
+    run(&[
+        "connections",
+        "--nodetls-namespace",
+        "tls",
+        "--kubeconfig",
+        "k",
+    ]);
+    assert!(
+        asked().contains("--kubeconfig k --namespace tls get pods "),
+        "{}",
+        asked()
+    );
+    let (code, said) = run(&["explain", "web", "db:443", "--node", "n1"]);
+    assert!(
+        code == 2 && said.contains("unexpected argument '--node'"),
+        "{said}"
     );
     let (code, said) = run(&["status", "--node", "n3"]);
     assert_eq!(code, 1);

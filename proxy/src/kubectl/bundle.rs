@@ -13,12 +13,12 @@ const POD: &str = "NAME:.metadata.name,NODE:.spec.nodeName,PHASE:.status.phase,\
      READY:.status.containerStatuses[*].ready,RESTARTS:.status.containerStatuses[*].restartCount,\
      IMAGE:.spec.containers[*].image,ARGS:.spec.containers[*].args";
 
-/// Collects it; what can't be had says why.
+/// Collects it, of these nodes or of all; what can't be had says why.
 ///
 /// # Errors
 /// There is no agent to ask.
-pub(super) fn collect(cluster: &Cluster) -> Result<Bundle> {
-    let agents = cluster.agents()?;
+pub(super) fn collect(cluster: &Cluster, nodes: &[String]) -> Result<Bundle> {
+    let agents = cluster.agents(nodes)?;
     let mut bundle = Bundle::new();
     let mut add = |name: &str, result: Result<String>| {
         let text = result.unwrap_or_else(|error| format!("not to be had: {error:#}\n"));

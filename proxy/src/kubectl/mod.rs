@@ -20,6 +20,8 @@ use crate::{check, completion, diagnose};
 
 /// The name by which kubectl finds a plugin.
 const NAME: &str = "kubectl-nodetls";
+/// The name of what kubectl runs to complete its command line (since 1.26).
+const COMPLETE: &str = "kubectl_complete-nodetls";
 
 /// Asks the agents of nodetls on all nodes of a cluster, by kubectl.
 ///
@@ -63,18 +65,22 @@ struct Flags {
         default_value = "nodetls-system"
     )]
     nodetls_namespace: String,
-    /// Only these nodes [default: all with an agent]
-    #[arg(long = "node", value_name = "NODE", global = true)]
-    nodes: Vec<String>,
     /// How the result looks
     #[arg(short, long, value_enum, default_value_t, global = true)]
     output: Output,
 }
 
+#[derive(Args)]
+struct Nodes {
+    /// Only these nodes [default: all with an agent]
+    #[arg(long = "node", value_name = "NODE", id = "node")]
+    names: Vec<String>,
+}
+
 #[derive(Subcommand)]
 enum Verb {
     /// Shows each node: programs, agents, network namespaces, targets, and what is wrong, with the cure
-    Status,
+    Status(Nodes),
     /// Explains what becomes of a pod's connections to a Service, and why
     Explain {
         /// The client's pod: [NAMESPACE/]NAME
@@ -85,15 +91,17 @@ enum Verb {
         service: String,
     },
     /// Lists the connections that are open now
-    Connections,
+    Connections(Nodes),
     /// Connects to a target from each node now, and shows the certificates that its servers present
     Cert {
         /// The target: [NAMESPACE/]NAME:PORT, NAME.NAMESPACE:PORT or ADDRESS:PORT
         #[arg(value_name = "SERVICE:PORT")]
         service: String,
         /// Connect from the network namespace of this pod, on its node: [NAMESPACE/]NAME
-        #[arg(long, value_name = "POD")]
+        #[arg(long, value_name = "POD", conflicts_with = "node")]
         from: Option<String>,
+        #[command(flatten)]
+        nodes: Nodes,
     },
     /// Judges every BackendTLSPolicy of the cluster, or of --namespace, as `nodetls check --cluster` does
     Check {
@@ -106,15 +114,21 @@ enum Verb {
         /// Directory to make [default: nodetls-diagnose-TIME]
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
+        #[command(flatten)]
+        nodes: Nodes,
     },
     /// Prints a script with which a shell completes verbs and flags
     Completion(completion::Options),
 }
 
-/// Whether this process was started as kubectl's plugin.
+/// Whether this process was started as kubectl's plugin, or to complete its command line.
 pub fn is_called() -> bool {
-    let name = env::args_os().next();
-    name.is_some_and(|name| Path::new(&name).file_name() == Some(NAME.as_ref()))
+    is_called_as(NAME) || is_called_as(COMPLETE)
+}
+
+fn is_called_as(name: &str) -> bool {
+    let program = env::args_os().next();
+    program.is_some_and(|program| Path::new(&program).file_name() == Some(name.as_ref()))
 }
 
 /// Carries out what the command line asks for.
@@ -122,20 +136,29 @@ pub fn is_called() -> bool {
 /// # Errors
 /// kubectl fails, or there is no agent to ask; with the cure.
 pub fn main() -> Result<ExitCode> {
+    if is_called_as(COMPLETE) {
+        return completion::candidates(Cli::command());
+    }
     let Cli { flags, verb } = Cli::parse();
     let cluster = Cluster::new(&flags);
     let output = flags.output;
     let said = match verb {
-        Verb::Status => cluster.ask(cluster.agents()?, &["status"], output),
-        Verb::Connections => cluster.ask(cluster.agents()?, &["connections"], output),
+        Verb::Status(nodes) => cluster.ask(cluster.agents(&nodes.names)?, &["status"], output),
+        Verb::Connections(nodes) => {
+            cluster.ask(cluster.agents(&nodes.names)?, &["connections"], output)
+        }
         Verb::Explain { pod, service } => {
             let (agent, pod) = cluster.agent_of(&pod)?;
             cluster.ask(vec![agent], &["explain", &pod, &service], output)
         }
-        Verb::Cert { service, from } => {
+        Verb::Cert {
+            service,
+            from,
+            nodes,
+        } => {
             let service = cluster.with_namespace(&service)?;
             match from {
-                None => cluster.ask(cluster.agents()?, &["cert", &service], output),
+                None => cluster.ask(cluster.agents(&nodes.names)?, &["cert", &service], output),
                 Some(pod) => {
                     let (agent, pod) = cluster.agent_of(&pod)?;
                     cluster.ask(vec![agent], &["cert", &service, "--from", &pod], output)
@@ -143,8 +166,8 @@ pub fn main() -> Result<ExitCode> {
             }
         }
         Verb::Check { expiry_days } => return check(flags, expiry_days),
-        Verb::Diagnose { dir } => {
-            let bundle = bundle::collect(&cluster)?;
+        Verb::Diagnose { dir, nodes } => {
+            let bundle = bundle::collect(&cluster, &nodes.names)?;
             match output {
                 Output::Text => diagnose::write(dir.as_deref(), &bundle)?,
                 Output::Json => output.print(&bundle, |_| String::new())?,

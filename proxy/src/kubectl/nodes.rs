@@ -28,7 +28,6 @@ pub(super) struct Cluster {
     namespace: Option<String>,
     /// Nodetls' own.
     own: String,
-    nodes: Vec<String>,
 }
 
 /// What an agent said.
@@ -62,7 +61,6 @@ impl Cluster {
             flags: flags.of_kubectl(),
             namespace: flags.namespace.clone(),
             own: flags.nodetls_namespace.clone(),
-            nodes: flags.nodes.clone(),
         }
     }
 
@@ -97,11 +95,11 @@ impl Cluster {
         self.kubectl(&[&["--namespace", &self.own], arguments].concat())
     }
 
-    /// The newest agent of each node, by node.
+    /// The newest agent of each of these nodes, or of all if none is named; by node.
     ///
     /// # Errors
     /// There is none, or none on a node that was named.
-    pub(super) fn agents(&self) -> Result<Vec<Agent>> {
+    pub(super) fn agents(&self, nodes: &[String]) -> Result<Vec<Agent>> {
         let pods = self.ours(&["get", "pods", "--selector", AGENTS, "--output", "json"])?;
         let pods: Pods = serde_json::from_str(&pods).context("kubectl's answer")?;
         let mut agents = newest(pods.items);
@@ -111,14 +109,14 @@ impl Cluster {
                 "no agent runs in namespace {own}: install nodetls, or name its namespace with --nodetls-namespace"
             );
         }
-        if let Some(node) = self.nodes.iter().find(|node| !agents.contains_key(*node)) {
+        if let Some(node) = nodes.iter().find(|node| !agents.contains_key(*node)) {
             let all: Vec<_> = agents.into_keys().collect();
             bail!(
                 "no agent runs on node {node}: those with one are {}",
                 all.join(", ")
             );
         }
-        agents.retain(|node, _| self.nodes.is_empty() || self.nodes.contains(node));
+        agents.retain(|node, _| nodes.is_empty() || nodes.contains(node));
         Ok(agents.into_values().collect())
     }
 
@@ -141,7 +139,7 @@ impl Cluster {
         let node = pod.spec.and_then(|spec| spec.node_name);
         let node = node
             .with_context(|| format!("pod {full} has no node yet: wait until it is scheduled"))?;
-        let mut agents = self.agents()?.into_iter();
+        let mut agents = self.agents(&[])?.into_iter();
         let agent = agents.find(|agent| agent.node == node);
         let missing = || {
             anyhow!(

@@ -22,6 +22,9 @@ pub const KUBECTL: &str = "/var/lib/nodetls-cluster/kubectl";
 /// Helm, likewise.
 pub const HELM: &str = "/var/lib/nodetls-cluster/helm";
 
+/// Reads a dashboard as strictly as Grafana's schema is; likewise.
+pub const DASHBOARD: &str = "/var/lib/nodetls-cluster/dashboard";
+
 /// The cluster's nodes.
 pub const NODES: [&str; 2] = ["node1", "node2"];
 

@@ -105,6 +105,26 @@ fn it_is_what_kustomize_makes() {
 }
 
 #[test]
+fn the_operator_gets_its_label_and_alerts_their_runbooks() {
+    let rendered = template(&[
+        "monitoring=true",
+        "monitoringLabels.release=stack",
+        "runbooks=https://wiki.example/nodetls",
+    ]);
+    let objects = objects(&rendered.unwrap());
+    for name in ["PodMonitor nodetls", "PrometheusRule nodetls"] {
+        let labels = &objects[name]["metadata"]["labels"];
+        assert_eq!(labels["release"], "stack", "{name}");
+        assert_eq!(labels["app.kubernetes.io/part-of"], "nodetls", "{name}");
+    }
+    let rules = &objects["PrometheusRule nodetls"]["spec"]["groups"][0]["rules"];
+    for rule in rules.as_array().unwrap() {
+        let url = rule["annotations"]["runbook_url"].as_str().unwrap();
+        assert!(url.starts_with("https://wiki.example/nodetls#"), "{url}");
+    }
+}
+
+#[test]
 fn every_component_is_among_the_values() {
     let components = Path::new(CHART).join("../components");
     let mut there: Vec<_> = fs::read_dir(components)
@@ -273,7 +293,12 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
         plain.status, 400,
         "the server's word for plaintext: {plain:?}"
     );
-    up("upgrade", CHART, "mode=enforce");
+    // Another version, and the values that it was installed with: it audits still.
+    let upgrade = format!("upgrade nodetls {CHART} --namespace {NAMESPACE} --wait --timeout=120s");
+    let upgrade: Vec<_> = upgrade.split(' ').collect();
+    helm(&upgrade).unwrap();
+    assert_eq!(namespace.curl("client", &[URL]).status, 400);
+    helm(&[&upgrade[..], &["--reuse-values", "--set", "mode=enforce"]].concat()).unwrap();
     namespace.until_ok("client", URL);
     judged(&namespace);
 

@@ -91,6 +91,13 @@ fn all_nodes_are_asked_and_one_if_it_is_named() {
         "{said}"
     );
     assert!(said[0]["result"]["connections"].is_array(), "{said}");
+    let (code, said) = namespace.plugin_json(&["cert", "server:80", "--node", "node2"]);
+    assert_eq!(
+        (code, nodes(&said)),
+        (0, vec!["node2".to_owned()]),
+        "{said}"
+    );
+    assert!(said[0]["result"]["servers"].is_array(), "{said}");
     let (code, said) = namespace.plugin(&["status", "--node", "node9"]);
     assert_eq!(code, 1, "{said}");
     assert!(
@@ -105,6 +112,38 @@ fn all_nodes_are_asked_and_one_if_it_is_named() {
     assert!(said.contains("node node1 ") && !said.contains("node node2 "));
     let from = format!("from {}/client", namespace.0);
     assert!(said.contains(&from), "{said}");
+}
+
+#[test]
+fn policies_are_judged_with_the_users_own_rights() {
+    let namespace = Namespace::with_backend("e2e-plugin-check");
+    let (code, said) = namespace.plugin(&["check"]);
+    assert_eq!(code, 0, "{said}");
+    let row = format!("{}/server", namespace.0);
+    assert!(
+        said.contains(&row) && said.contains("policies: 1, refused: 0"),
+        "{said}"
+    );
+    namespace.kubectl(&["delete", "configmap", "ca"]);
+    let (code, said) = namespace.plugin_json(&["check"]);
+    assert_eq!((code, &said["verdict"]), (1, &"refused".into()), "{said}");
+    let (code, said) = namespace.plugin(&["check", "--node", "node1"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("unexpected argument '--node'"), "{said}");
+}
+
+#[test]
+fn kubectl_completes_it() {
+    let namespace = Namespace::new("e2e-plugin-complete");
+    let offered = |words: &[&str]| {
+        let output = namespace.kubectl_with_plugin(&[&["__complete", "nodetls"], words].concat());
+        let said = String::from_utf8(output.stdout).unwrap();
+        let lines = said.lines().map(|line| line.split('\t').next().unwrap());
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(offered(&["st"]), ["status", ":4"]);
+    assert_eq!(offered(&["cert", "web:443", "--fr"]), ["--from", ":4"]);
+    assert_eq!(offered(&["status", "--output", "j"]), ["json", ":4"]);
 }
 
 #[test]
@@ -132,6 +171,12 @@ fn a_bundle_has_every_node_and_no_secret() {
         let text = fs::read_to_string(namespace.file(&format!("report/{file}"))).unwrap();
         assert!(!text.starts_with("not to be had"), "{file}: {text}");
     }
+    let (code, said) = namespace.plugin_json(&["diagnose"]);
+    let bundle = said.as_object().unwrap();
+    assert!(
+        code == 0 && bundle.contains_key("nodes/node1/status.json"),
+        "{said}"
+    );
     let (code, said) = namespace.plugin(&["diagnose", "report"]);
     assert_eq!(code, 1, "{said}");
     assert!(

@@ -189,6 +189,22 @@ fn relabelling() -> Vec<Value> {
     rules
 }
 
+/// The label that each of the dashboard's variables offers the values of, and the series that have it.
+fn variables() -> Vec<(String, String)> {
+    let dashboard = fs::read_to_string(Path::new(COMPONENT).join("nodetls.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
+    let definitions = variables.filter_map(|variable| variable["definition"].as_str());
+    let parts = definitions.map(|definition| {
+        let values = definition.strip_prefix("label_values(").unwrap();
+        let values = values.strip_suffix(')').unwrap();
+        let (series, label) = values.rsplit_once(", ").unwrap();
+        let series = series.replace("$service_namespace", ".*");
+        (label.to_owned(), series)
+    });
+    parts.collect()
+}
+
 /// Title and query of all panels, as Grafana asks with everything chosen.
 fn queries() -> Vec<(String, String)> {
     let dashboard = fs::read_to_string(Path::new(COMPONENT).join("nodetls.json")).unwrap();
@@ -256,6 +272,25 @@ fn what_the_pod_monitor_finds_answers_the_dashboard() {
     prometheus.until_is(&of_ca, not_after(&namespace.file("ca.crt")));
     let of_server = format!("min(nodetls_backend_certificate_not_after_timestamp_seconds{ours})");
     prometheus.until_is(&of_server, not_after(&namespace.file("tls.crt")));
+
+    // What no panel shows, of both agents.
+    for query in [
+        "count(nodetls_tls_info == 1)",
+        "count(time() - nodetls_config_last_applied_timestamp_seconds < 86400)",
+        "count(time() - nodetls_config_last_sync_timestamp_seconds < 60)",
+        "count(nodetls_ready{job=\"nodetls-agent\"} == 1)",
+        "count(nodetls_pods_bypassed{reason=\"host_network\"} >= 1)",
+        "count(nodetls_ebpf_map_entries{map=\"TARGETS\"} > 0)",
+        "count(nodetls_config_generation > 0)",
+    ] {
+        prometheus.until_is(query, 2.0);
+    }
+    let variables = variables();
+    assert_eq!(variables.len(), 3);
+    for (label, series) in variables {
+        let values = prometheus.series(&format!("group by ({label}) ({series})"));
+        assert!(!values.is_empty(), "{label} of {series}");
+    }
 
     let open = RefCell::new(queries());
     assert!(open.borrow().len() > 40);

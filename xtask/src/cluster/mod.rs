@@ -7,6 +7,7 @@ mod daemons;
 mod down;
 mod images;
 mod install;
+mod monitoring;
 mod node;
 mod programs;
 mod traefik;

@@ -10,8 +10,8 @@ use super::containerd::Containerd;
 use super::daemons::Daemons;
 use super::node::{FIRST, NODES};
 use super::{
-    Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, node, nodes_ready,
-    programs, ready, sources, traefik,
+    Families, LOGS, Progress, STATE, ask, cgroups, config, down, images, monitoring, node,
+    nodes_ready, programs, ready, sources, traefik,
 };
 use crate::sh;
 
@@ -29,12 +29,12 @@ pub(super) fn run(families: Families) -> Result<()> {
         down::clean()?;
     }
     let progress = Progress::start();
-    let [programs, traefik] = programs()?;
+    let built = programs()?;
     sh::run(&mut sh::cargo(
         "build --quiet --locked --package nodetls-tests --bins",
     ))?;
     progress.say("programs are there");
-    if let Err(error) = start([&programs, &traefik], families, &progress) {
+    if let Err(error) = start(&built, families, &progress) {
         down::stop().context("cleaning up failed; `cargo xtask cluster down` tries again")?;
         let logs = format!("cluster up failed; logs stay in {LOGS} until the next up or down");
         return Err(error.context(logs));
@@ -42,16 +42,27 @@ pub(super) fn run(families: Families) -> Result<()> {
     Ok(())
 }
 
-/// The directories of the cluster's programs and of Traefik, built if need be.
-pub(super) fn programs() -> Result<[PathBuf; 2]> {
-    let programs = programs::directory().context("building the cluster's programs")?;
-    Ok([programs, traefik::directory().context("building Traefik")?])
+/// The directories of what is built once.
+pub(super) struct Built {
+    programs: PathBuf,
+    traefik: PathBuf,
+    monitoring: PathBuf,
 }
 
-fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progress) -> Result<()> {
+/// Builds what has not been built yet.
+pub(super) fn programs() -> Result<Built> {
+    Ok(Built {
+        programs: programs::directory().context("building the cluster's programs")?,
+        traefik: traefik::directory().context("building Traefik")?,
+        monitoring: monitoring::directory().context("building what monitoring is measured by")?,
+    })
+}
+
+fn start(built: &Built, families: Families, progress: &Progress) -> Result<()> {
+    let programs = &built.programs;
     fs::create_dir_all(LOGS)?;
     let images = Path::new(STATE).join("images");
-    images::build(programs, traefik, &images).context("building the images")?;
+    images::build(programs, &built.traefik, &images).context("building the images")?;
     progress.say("images are built");
 
     down::note_before()?;
@@ -68,6 +79,8 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
     let kubernetes = programs.join("kubernetes");
     write_client("kubectl", &format!("{} kubectl", kubernetes.display()))?;
     write_client("helm", &programs.join("helm").display().to_string())?;
+    let dashboard = built.monitoring.join(monitoring::DASHBOARD);
+    fs::copy(dashboard, Path::new(STATE).join("dashboard"))?;
     let containerd = Containerd(programs);
     daemons.wait("containerd ready", PATIENCE, || containerd.answers())?;
     let archives: Vec<_> = fs::read_dir(&images)?.collect::<Result<_, _>>()?;
@@ -89,7 +102,8 @@ fn start([programs, traefik]: [&Path; 2], families: Families, progress: &Progres
         sources().join("manifests"),
         Path::new(STATE).join("dns.yaml"),
         programs.join(programs::CRD_FILE),
-        traefik.join(traefik::CRDS),
+        built.traefik.join(traefik::CRDS),
+        built.monitoring.clone(),
     ];
     for manifest in &manifests {
         ask(&format!(
@@ -118,7 +132,8 @@ fn write_client(name: &str, program: &str) -> Result<()> {
         .join("holder/cgroup.procs");
     let script = format!(
         "#!/bin/sh\n# {name}, as the cluster's administrator. Only the nodes' network reaches the API server.\n\
-         exec nsenter --target \"$(cat {})\" --net -- {program} --kubeconfig {STATE}/admin.kubeconfig \"$@\"\n",
+         export KUBECONFIG={STATE}/admin.kubeconfig\n\
+         exec nsenter --target \"$(cat {})\" --net -- {program} \"$@\"\n",
         holder.display(),
     );
     node::executable(&Path::new(STATE).join(name), &script)

@@ -1,14 +1,16 @@
-//! The component `monitoring`. The cluster has no CRDs of the Prometheus operator: what kustomize makes is looked at.
+//! The component `monitoring`, as the API server takes it: it knows the Prometheus operator's definitions.
 
-use nodetls_e2e::kubectl;
+use std::fs;
+use std::process::Command;
+
+use nodetls_e2e::{DASHBOARD, kubectl, text};
 use serde_json::{Value, json};
 
-use super::overlay;
+use super::{directory, overlay, render};
 
 /// The objects of the base with the component.
-fn objects(name: &str, more: &str) -> Vec<Value> {
-    let directory = overlay(name, &["monitoring"], more);
-    nodetls_e2e::objects(&kubectl(&["kustomize", &directory.display().to_string()]))
+fn objects(name: &str) -> Vec<Value> {
+    render(&overlay(name, &["monitoring"], ""))
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
@@ -19,7 +21,7 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 #[test]
 fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
-    let objects = objects("monitoring-pods", "");
+    let objects = objects("monitoring-pods");
     let monitor = &find(&objects, "PodMonitor", "nodetls")["spec"];
     let endpoint = &monitor["podMetricsEndpoints"][0];
     let wanted = &monitor["selector"]["matchLabels"];
@@ -48,19 +50,34 @@ fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
 
 #[test]
 fn the_dashboard_is_a_config_map_that_grafanas_sidecar_finds() {
-    let objects = objects("monitoring-dashboard", "");
+    let objects = objects("monitoring-dashboard");
     let map = find(&objects, "ConfigMap", "nodetls-dashboard");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let dashboard = map["data"]["nodetls.json"].as_str().unwrap();
+    assert_eq!(misread(dashboard), "");
+    let wrong = dashboard.replace("\"gridPos\"", "\"gridPosition\"");
+    assert!(misread(&wrong).contains("unexpected field 'gridPosition'"));
     let dashboard: Value = serde_json::from_str(dashboard).unwrap();
     assert_eq!(dashboard["uid"], "nodetls");
+}
+
+/// What of a dashboard is not as Grafana's schema has it.
+fn misread(dashboard: &str) -> String {
+    let file = directory("monitoring-schema").join("dashboard.json");
+    fs::write(&file, dashboard).unwrap();
+    let output = Command::new(DASHBOARD).arg(file).output().unwrap();
+    assert_eq!(output.status.success(), output.stderr.is_empty());
+    text(&output)
 }
 
 #[test]
 fn all_of_it_goes_into_the_namespace_of_the_overlay_with_the_label_that_the_operator_wants() {
     let more = "namespace: elsewhere\npatches:\n- target: {group: monitoring.coreos.com}\n  patch: |\n    \
                 - {op: add, path: /metadata/labels/release, value: prometheus}";
-    let objects = objects("monitoring-elsewhere", more);
+    let directory = overlay("monitoring-elsewhere", &["monitoring"], more);
+    // There is no such namespace that the API server could take it into.
+    let yaml = kubectl(&["kustomize", &directory.display().to_string()]);
+    let objects = nodetls_e2e::objects(&yaml);
     for (kind, name) in [
         ("PodMonitor", "nodetls"),
         ("PrometheusRule", "nodetls"),
