@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::oci::{Arch, Image};
+use crate::setup::{self, For};
 use crate::{ebpf, sbom, sh};
 
 /// As containerd names what a manifest calls `nodetls:VERSION`.
@@ -25,7 +26,7 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 ///
 /// Examples:
 ///   cargo xtask image                  for machines like this one
-///   cargo xtask image --arch arm64     for others; it says what that takes
+///   cargo xtask image --arch arm64     for others; a compiler for them is installed
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {
@@ -69,7 +70,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let archive = options.output.unwrap_or_else(|| default_archive(arch));
     let built = build(options.profile, arch, archive)?;
     let sbom = built.archive.with_extension("cdx.json");
-    let document = sbom::of_nodetls(&target(arch))?;
+    let mut document = sbom::of_nodetls(&target(arch))?;
+    let certificates = fs::read(CERTIFICATES)?;
+    sbom::add_debian(&mut document, arch, CERTIFICATES, &certificates)?;
     fs::write(&sbom, serde_json::to_vec_pretty(&document)?)?;
     println!("{NAME} {} {}", arch.name(), built.digest);
     println!("{}\n{}", built.archive.display(), sbom.display());
@@ -98,7 +101,7 @@ fn target(arch: Arch) -> String {
 /// Builds what has changed, and writes the archive.
 ///
 /// # Errors
-/// No BPF toolchain, no compiler for `arch`, no CA certificates on this machine, or what cargo says.
+/// No BPF toolchain, no compiler for `arch` to be had, no CA certificates on this machine, or what cargo says.
 pub(crate) fn build(profile: Profile, arch: Arch, archive: PathBuf) -> Result<Built> {
     ebpf::build(false)?;
     let certificates = fs::read_to_string(CERTIFICATES)
@@ -128,8 +131,13 @@ fn binary(profile: Profile, arch: Arch) -> Result<PathBuf> {
     let mut cargo = sh::cargo("rustc --locked --package nodetls --bin nodetls --profile");
     cargo.arg(profile);
     if arch != Arch::HERE {
-        let compiler = compiler(arch, &target)?;
+        setup::run(For::Cross)?;
+        setup::rust_target(&target)?;
+        let compiler = format!("{}-linux-gnu-gcc", arch.of_compilers());
         cargo.args(["--target", &target]);
+        // Of its own: others may build meanwhile.
+        built.push("cross");
+        cargo.arg("--target-dir").arg(&built);
         let variable = target.to_uppercase().replace('-', "_");
         cargo.env(format!("CARGO_TARGET_{variable}_LINKER"), &compiler);
         cargo.env(format!("CC_{}", target.replace('-', "_")), &compiler);
@@ -147,22 +155,6 @@ fn binary(profile: Profile, arch: Arch) -> Result<PathBuf> {
         binary.display()
     );
     Ok(binary)
-}
-
-/// The C compiler for other machines, which links too; rustc must have their standard library.
-fn compiler(arch: Arch, target: &str) -> Result<String> {
-    let compiler = format!("{}-linux-gnu-gcc", arch.of_compilers());
-    let (words, name) = (arch.of_compilers().replace('_', "-"), arch.name());
-    ensure!(
-        sh::find(&compiler).is_some(),
-        "no {compiler}: `apt-get install gcc-{words}-linux-gnu libc6-dev-{name}-cross`"
-    );
-    let rustc = sh::output(sh::command("rustc", "--print target-libdir --target").arg(target))?;
-    ensure!(
-        Path::new(rustc.trim_end()).is_dir(),
-        "rustc has no standard library for {target}: `rustup target add {target}`"
-    );
-    Ok(compiler)
 }
 
 fn put(root: &Path, path: &str, contents: &[u8], mode: u32) -> Result<()> {

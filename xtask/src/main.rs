@@ -111,3 +111,35 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn commands_in_the_documents_are_understood() {
+        let top = sh::top();
+        let mut documents: Vec<_> = ["README.md", "SECURITY.md", "ARCHITECTURE.md"]
+            .map(|name| top.join(name))
+            .into();
+        documents
+            .extend(["manifests", "tests/cluster"].map(|name| top.join(name).join("README.md")));
+        let docs = std::fs::read_dir(top.join("docs")).unwrap();
+        documents.extend(docs.map(|file| file.unwrap().path()));
+        documents.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
+        let mut shown = 0;
+        for document in documents {
+            let text = std::fs::read_to_string(document).unwrap();
+            for rest in text.split("cargo xtask ").skip(1) {
+                let end = rest.find(['`', '\n', '#', '&']).unwrap_or(rest.len());
+                let words = rest[..end].split_whitespace();
+                let command = std::iter::once("xtask").chain(words);
+                let understood = Cli::try_parse_from(command);
+                assert!(understood.is_ok(), "cargo xtask {}", &rest[..end]);
+                shown += 1;
+            }
+        }
+        assert!(shown > 20, "{shown}");
+    }
+}

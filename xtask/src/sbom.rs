@@ -1,4 +1,4 @@
-//! What a binary of nodetls is made of, for those who look for vulnerable versions: CycloneDX 1.5, in JSON.
+//! What an image of nodetls is made of, for those who look for vulnerable versions: CycloneDX 1.5, in JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::oci::{Arch, hex};
 use crate::sh;
 
 /// The crates that cargo resolves for `target` and links, with the checksums of Cargo.lock.
@@ -54,6 +55,51 @@ fn document(tree: &str, checksums: &BTreeMap<(&str, &str), &str>) -> Result<Valu
     }))
 }
 
+/// Adds what is no crate: the C library, which is linked too, and the CA certificates; with the versions of Debian's or
+/// Ubuntu's packages, where they come from such.
+///
+/// # Errors
+/// What dpkg-query says.
+pub(crate) fn add_debian(
+    document: &mut Value,
+    arch: Arch,
+    path: &str,
+    certificates: &[u8],
+) -> Result<()> {
+    let library = match arch {
+        Arch::HERE => "libc6-dev".to_owned(),
+        other => format!("libc6-dev-{}-cross", other.name()),
+    };
+    let mut glibc = json!({"type": "library", "bom-ref": "glibc", "name": "glibc",
+        "licenses": [{"license": {"id": "LGPL-2.1-or-later"}}]});
+    let mut bundle = json!({"type": "file", "bom-ref": path, "name": path,
+        "hashes": [{"alg": "SHA-256", "content": hex(certificates)}],
+        "licenses": [{"license": {"id": "MPL-2.0"}}]});
+    if sh::find("dpkg-query").is_some() {
+        for (component, package) in [
+            (&mut glibc, library.as_str()),
+            (&mut bundle, "ca-certificates"),
+        ] {
+            let (version, purl) = package_of(package)?;
+            component["version"] = version.into();
+            component["purl"] = purl.into();
+        }
+    }
+    let components = document["components"].as_array_mut();
+    components.context("components")?.extend([glibc, bundle]);
+    Ok(())
+}
+
+/// A package's version and its purl.
+fn package_of(package: &str) -> Result<(String, String)> {
+    let mut query = sh::command("dpkg-query", "--show --showformat ${Version}");
+    let version = sh::output(query.arg(package))?;
+    let os = fs::read_to_string("/etc/os-release")?;
+    let id = os.lines().find_map(|line| line.strip_prefix("ID="));
+    let purl = format!("pkg:deb/{}/{package}@{version}", id.unwrap_or("debian"));
+    Ok((version, purl))
+}
+
 /// By name and version.
 fn checksums(lock: &str) -> BTreeMap<(&str, &str), &str> {
     let packages = lock.split("[[package]]").skip(1);
@@ -73,7 +119,7 @@ fn checksums(lock: &str) -> BTreeMap<(&str, &str), &str> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     #[test]
@@ -97,5 +143,19 @@ mod tests {
             let license = component["licenses"][0]["expression"].as_str().unwrap();
             assert!(!license.is_empty() && !license.contains('/'), "{component}");
         }
+    }
+
+    #[test]
+    fn what_is_no_crate_is_there_too() {
+        let mut document = json!({"components": []});
+        add_debian(&mut document, Arch::HERE, "/bundle", b"").unwrap();
+        let [glibc, bundle] = document["components"].as_array().unwrap().as_slice() else {
+            panic!("{document}");
+        };
+        assert_eq!(glibc["name"], "glibc");
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(bundle["hashes"][0]["content"], empty);
+        let purl = glibc["purl"].as_str().unwrap_or("pkg:deb/");
+        assert!(purl.starts_with("pkg:deb/"), "{purl}");
     }
 }

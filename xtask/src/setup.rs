@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::ebpf::Toolchain;
+use crate::oci::Arch;
 use crate::sh;
 
 /// Which task the machine is made ready for.
@@ -18,6 +19,8 @@ pub(crate) enum For {
     Bench,
     Cluster,
     Vm,
+    /// Building for the other architecture.
+    Cross,
 }
 
 /// Programs and the Debian packages that have them.
@@ -27,15 +30,18 @@ const DEMO_TOOLS: [(&str, &str); 4] = [
     ("openssl", "openssl"),
     ("curl", "curl"),
 ];
-const TEST_TOOLS: [(&str, &str); 4] = [
+const TEST_TOOLS: [(&str, &str); 5] = [
     ("/lib/systemd/systemd", "systemd"),
     ("nginx", "nginx-light"),
+    (NGINX_MAIL, "libnginx-mod-mail"),
     ("dnsmasq", "dnsmasq-base"),
     ("promtool", "prometheus"),
 ];
-const CLUSTER_TOOLS: [(&str, &str); 6] = [
+const CLUSTER_TOOLS: [(&str, &str); 8] = [
     ("prometheus", "prometheus"),
     ("chromium", "chromium"),
+    ("skopeo", "skopeo"),
+    ("docker-registry", "docker-registry"),
     ("nginx", "nginx-light"),
     ("runc", "runc"),
     ("nft", "nftables"),
@@ -57,12 +63,25 @@ const BENCH_TOOLS: [(&str, &str); 7] = [
     ("h2load", "nghttp2-client"),
     ("perf", "linux-perf"),
 ];
-/// nginx' stream module, where Debian has it.
+/// C compiler and library of the other architecture that there are images for.
+const CROSS_TOOLS: [(&str, &str); 2] = match Arch::HERE {
+    Arch::Amd64 => [
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        ("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross"),
+    ],
+    Arch::Arm64 => [
+        ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
+        ("/usr/x86_64-linux-gnu/lib/libc.a", "libc6-dev-amd64-cross"),
+    ],
+};
+/// nginx' modules, where Debian has them.
+const NGINX_MAIL: &str = "/usr/lib/nginx/modules/ngx_mail_module.so";
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Packages that start a service, and the service's name.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("nginx-light", "nginx"),
     ("prometheus", "prometheus"),
+    ("docker-registry", "docker-registry"),
     ("haproxy", "haproxy"),
     ("stunnel4", "stunnel4"),
 ];
@@ -98,6 +117,7 @@ impl Missing {
             For::Bench => &BENCH_TOOLS,
             For::Cluster => &CLUSTER_TOOLS,
             For::Vm => &VM_TOOLS,
+            For::Cross => &CROSS_TOOLS,
         };
         let mut packages: Vec<_> = DEMO_TOOLS
             .iter()
@@ -215,6 +235,15 @@ pub(crate) fn cargo_fuzz() -> Result<()> {
     }
     let install = format!("install cargo-fuzz --version {CARGO_FUZZ} --locked --debug");
     sh::show_and_run(&mut sh::command("cargo", &install))
+}
+
+/// Installs rustc's standard library for `target` if it is missing; that needs no root.
+pub(crate) fn rust_target(target: &str) -> Result<()> {
+    let directory = sh::output(sh::command("rustc", "--print target-libdir --target").arg(target))?;
+    if Path::new(directory.trim_end()).is_dir() {
+        return Ok(());
+    }
+    sh::show_and_run(&mut sh::command("rustup", &format!("target add {target}")))
 }
 
 /// Whether this process runs as root.
