@@ -89,10 +89,28 @@ impl World {
         self.serve_nginx(port, &format!("{tls} {directives}"));
     }
 
+    /// nginx as a mail server that changes to TLS when its client asks for it (STARTTLS).
+    pub fn nginx_starttls(&mut self, identity: &Identity, port: u16) {
+        let [certificate, key] = self.identity(identity, port);
+        self.serve_nginx_with(
+            port,
+            "load_module /usr/lib/nginx/modules/ngx_mail_module.so;",
+            &format!(
+                "mail {{ server_name mail; auth_http 127.0.0.1:9; server {{ listen {port}; protocol smtp; starttls on; \
+                 ssl_certificate {certificate}; ssl_certificate_key {key}; }} }}"
+            ),
+        );
+    }
+
     fn serve_nginx(&mut self, port: u16, directives: &str) {
+        let http = "access_log off; client_body_temp_path .;";
+        let http = format!("http {{ {http} server {{ root .; {directives} }} }}");
+        self.serve_nginx_with(port, "", &http);
+    }
+
+    fn serve_nginx_with(&mut self, port: u16, modules: &str, blocks: &str) {
         let config = format!(
-            "daemon off; master_process off; pid nginx.pid; error_log nginx.err; user root; events {{}}\n\
-             http {{ access_log off; client_body_temp_path .; server {{ root .; {directives} }} }}\n"
+            "{modules} daemon off; master_process off; pid nginx.pid; error_log nginx.err; user root; events {{}}\n{blocks}\n"
         );
         self.file("nginx.conf", &config);
         let mut nginx = self.in_backend("nginx");

@@ -1,6 +1,7 @@
 //! The agent's log (`docs/access-log.md`): what a line tells, and how to have less or more of them.
 #![allow(clippy::unwrap_used, clippy::panic)] // A test's way to fail.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use nodetls_tests::{ADDRESS, HOST, URL, World, policy, policy_with, text};
@@ -63,6 +64,29 @@ fn a_line_tells_who_spoke_with_whom_and_how_it_was_secured() {
     }
     assert_eq!(line["resumed"], false, "{line}");
     assert!(line["received_bytes"].as_u64() > Some(0), "{line}");
+
+    apply(&world, &policy("other.example.com"));
+    assert!(world.curl(&[URL]).ends_with("502"));
+    let failed = |world: &World| lines(world, "connection failed");
+    world.wait("its line", |world| !failed(world).is_empty());
+    // Of a cluster, of a pooled connection, and of a flood.
+    let elsewhere = ["node", "reused", "left_out"];
+    let mut told = fields(line);
+    told.extend(fields(&failed(&world)[0]));
+    told.extend(elsewhere.map(str::to_owned));
+    assert_eq!(told, documented());
+}
+
+fn fields(line: &Value) -> BTreeSet<String> {
+    line.as_object().unwrap().keys().cloned().collect()
+}
+
+/// The fields that docs/access-log.md explains.
+fn documented() -> BTreeSet<String> {
+    let document = include_str!("../../docs/access-log.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned())
+        .collect()
 }
 
 #[test]

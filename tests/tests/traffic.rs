@@ -182,11 +182,15 @@ fn a_tls_client_passes_through() {
     ] {
         assert!(answer.contains(seen) && answer.ends_with("200"), "{answer}");
     }
+    // Its own verification: without the CA an error of its own (curl's 60).
+    let mut curl = world.in_pod("curl");
+    let own = curl.args(["-s", "--resolve", &resolve, url]).status();
+    assert_eq!(own.unwrap().code(), Some(60));
     let passed = world.metric(
         "nodetls_passthrough_connections_total",
         &["reason=\"already_tls\""],
     );
-    assert_eq!(passed, 2.0);
+    assert_eq!(passed, 3.0);
     assert_eq!(world.metric("nodetls_tls_handshakes_total", &[]), 0.0);
 }
 

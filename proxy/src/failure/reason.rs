@@ -61,7 +61,7 @@ reasons! {
         "reissue the server's certificate, with its own key and extendedKeyUsage serverAuth"
     PlaintextServer "plaintext_server"
         "The server answered the ClientHello with something that is not TLS."
-        "enable TLS on that port, or let the policy target another"
+        "enable TLS on that port, from the first byte (STARTTLS does not do), or let the policy target another"
     ClientCertificateRequired "client_certificate_required"
         "The server wants a client certificate; TLS 1.3 servers say so only after the handshake."
         "let the policy name one (option nodetls.io/client-certificate), or make it optional on the server"

@@ -1,7 +1,7 @@
 //! A Service without selector that stands for a host which DNS knows: here another Service's name in the cluster's DNS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use nodetls_e2e::{Namespace, until};
+use nodetls_e2e::{Namespace, kubectl, until};
 
 /// The backend's own policy goes away: what is behind the name is no target.
 const EXTERNAL: &str = r#"
@@ -37,6 +37,45 @@ spec:
   targetRefs: [{group: "", kind: Service, name: alias}]
   validation: {hostname: httpbin.org, wellKnownCACertificates: System}
 "#;
+
+/// As an administrator applies it; away again when this is dropped.
+struct Example;
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/external");
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        kubectl(&["delete", "--filename", EXAMPLE]);
+    }
+}
+
+#[test]
+fn the_example_is_accepted() {
+    let namespace = Namespace::new("e2e-external-example");
+    namespace.clients(&[("client", "node1")]);
+    kubectl(&["apply", "--filename", EXAMPLE]);
+    let _example = Example;
+    let policy = "backendtlspolicy/httpbin-org";
+    let accepted =
+        "--for=jsonpath={.status.ancestors[0].conditions[?(@.type==\"Accepted\")].status}=True";
+    kubectl(&[
+        "--namespace=default",
+        "wait",
+        policy,
+        accepted,
+        "--timeout=30s",
+    ]);
+    // This cluster's DNS knows no host outside.
+    until("it is asked for", || {
+        match namespace
+            .curl("client", &["http://httpbin-org.default/get"])
+            .status
+        {
+            502 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+}
 
 #[test]
 fn a_service_stands_for_a_name_of_the_clusters_dns() {

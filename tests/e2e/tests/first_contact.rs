@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nodetls_e2e::{KUBECTL, kubectl, text, until};
 
@@ -64,6 +65,7 @@ fn plaintext_before_and_tls_after() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("first-contact.yaml");
     fs::write(&file, demo).unwrap();
     let _demo = Demo;
+    let start = Instant::now();
     run(&apply.replace(path, &file.display().to_string()));
     run(rollout);
     run(wait);
@@ -78,6 +80,9 @@ fn plaintext_before_and_tls_after() {
         let secured = answer.starts_with("hello by TLSv1.3, for web.demo.example, to ");
         secured.then_some(()).ok_or(answer)
     });
+    let took = start.elapsed();
+    println!("from the example to its proof: {took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
     until("the status says so", || {
         let described = run(describe);
         let accepted = described.contains("nodetls.io/controller");

@@ -152,3 +152,46 @@ fn a_policy_for_the_api_server_does_not_lock_the_agents_out() {
     later.clients(&[("client", "node1")]);
     later.until_ok("client", URL);
 }
+
+/// No controller runs; two do again when this is dropped.
+struct NoController;
+
+impl NoController {
+    fn scale(replicas: &str) {
+        ours(&["scale", "deployment/nodetls-controller", replicas]);
+    }
+}
+
+impl Drop for NoController {
+    fn drop(&mut self) {
+        Self::scale("--replicas=2");
+        until_ready("deployment/nodetls-controller");
+    }
+}
+
+#[test]
+fn without_a_controller_a_policy_has_no_status() {
+    let _alone = alone();
+    let away = NoController;
+    NoController::scale("--replicas=0");
+    let controllers = [
+        "get",
+        "pods",
+        "--selector=app.kubernetes.io/component=controller",
+        "--output=name",
+    ];
+    wait("the controllers are gone", || ours(&controllers).is_empty());
+    let namespace = Namespace::with_backend("e2e-no-controller");
+    namespace.clients(&[("client", "node1")]);
+    // Nobody has copied the CA certificate for the agents either.
+    wait("the policy is refused", || {
+        namespace.curl("client", &[URL]).status == 503
+    });
+    let names = "--output=jsonpath={.status.ancestors[*].controllerName}";
+    let status = || namespace.kubectl(&["get", "backendtlspolicy", "server", names]);
+    assert_eq!(status(), "");
+    drop(away);
+    wait("it has a status", || status() == "nodetls.io/controller");
+    namespace.until_ok("client", URL);
+    assert_eq!(namespace.plaintext(), [""; 0]);
+}

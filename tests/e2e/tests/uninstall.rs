@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nodetls_e2e::{KUBECTL, NODES, Namespace, alone, kubectl, nodetls, on_node, text, until, wait};
 
@@ -89,8 +90,14 @@ fn the_documented_way_leaves_nothing() {
     assert_clean(&namespace);
     assert!(!NODES.into_iter().any(guarded), "the guard's unit is left");
     assert_eq!(ancestors(&namespace), "[]");
+
+    // First contact in five minutes, the reader's time included.
+    let start = Instant::now();
     drop(again);
     namespace.until_ok("client", URL);
+    let took = start.elapsed();
+    println!("from `kubectl apply -k` to a pod's first TLS: {took:?}");
+    assert!(took < Duration::from_secs(150), "{took:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nodetls_e2e::nodetls::ours;
-use nodetls_e2e::{KUBECTL, Namespace, kubectl, wait};
+use nodetls_e2e::{KUBECTL, Namespace, POLICY, kubectl, wait};
 
 use crate::agent::{agents, kill_agent, logs, new_agent, settle};
 use crate::load::URL;
@@ -83,8 +83,8 @@ pub(crate) const CONTROLLER_AWAY: Row = Row {
 /// The policies go with it: what was in force stays, until the CRD is served again without them.
 pub(crate) const CRD_DELETED: Row = Row {
     name: "crd_deleted",
-    fault: "The CRD is deleted, and all policies with it",
-    allowed: Allowed::Nothing,
+    fault: "The CRD is deleted, and all policies with it; then both are created again",
+    allowed: Allowed::Failure,
     test: |load| {
         let name = "crd/backendtlspolicies.gateway.networking.k8s.io";
         let crd = Restored(kubectl(&["get", name, "--output=json"]));
@@ -96,9 +96,12 @@ pub(crate) const CRD_DELETED: Row = Row {
                 .any(|word| logs().contains(word))
         });
         load.answers(100);
-        // The load ends before the CRD is served again.
-        load.stop();
-        drop(crd);
+        load.while_undeclared(|| {
+            drop(crd);
+            load.namespace.apply(POLICY);
+            load.answers(1);
+        });
+        load.answers(50);
     },
 };
 

@@ -15,11 +15,9 @@ pub(crate) const URL: &str = "http://server/";
 /// How many pods ask.
 pub(crate) const PODS: usize = 8;
 
-/// Pods of node1, each of which asks, each time on a new connection, until told to stop.
+/// Pods of node1, each of which asks, each time on a new connection.
 fn clients(mark: &str) -> String {
-    let script = format!(
-        "while ! test -e /tmp/stop; do {ASK} -H 'X-Mark: {mark}' {URL}; sleep 0.1; done; sleep infinity"
-    );
+    let script = format!("while :; do {ASK} -H 'X-Mark: {mark}' {URL}; sleep 0.1; done");
     let script = serde_json::Value::from(script);
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: load}}\nspec:\n  replicas: {PODS}\n  \
@@ -109,20 +107,6 @@ impl Load {
         let since = now();
         test();
         self.undeclared.borrow_mut().push(since..now());
-    }
-
-    /// Ends the load: all that was asked has ended.
-    pub(crate) fn stop(&self) {
-        let names = ["get", "pods", "--selector=app=load", "--output=name"];
-        for pod in self.namespace.kubectl(&names).lines() {
-            let stop = ["exec", pod, "--", "sh", "-c", ": >/tmp/stop"];
-            self.namespace.kubectl(&stop);
-        }
-        wait("the load has ended", || {
-            let before = self.lines().len();
-            std::thread::sleep(Duration::from_millis(1500));
-            self.lines().len() == before
-        });
     }
 
     /// Until so many more have been answered.
