@@ -17,7 +17,7 @@ certificate's subject, and the series of a Service go with it. The usual `proces
 - **Who has it:** agents (A), controllers (C), and `nodetls uninstall` while it waits for its end (U).
 - **Where to begin:** the component [monitoring](../manifests/README.md#monitoring) has a PodMonitor, alerts
   ([what each means](alerts.md)) and a dashboard for Grafana.
-- **Plaintext:** README's table of [ways to plaintext](../README.md#ways-to-plaintext) has the metric of each.
+- **Plaintext:** [ways to plaintext](../SECURITY.md#ways-to-plaintext) has the metric of each.
 
 Made from `proxy/src/metrics/`; `NODETLS_BLESS=1 cargo test --package nodetls metrics_md` writes it anew.
 

@@ -4,6 +4,7 @@
 mod components;
 mod monitoring;
 mod pods;
+mod readme;
 mod rights;
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the README says of flags is what `--help` says.
+//! What docs/agent.md says of flags is what `--help` says.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
@@ -28,9 +28,9 @@ fn options() -> Vec<(String, Option<String>)> {
 
 #[test]
 fn the_table_has_every_flag_of_the_agent_with_its_default() {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let rows: Vec<_> = readme
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/agent.md");
+    let document = fs::read_to_string(document).unwrap();
+    let rows: Vec<_> = document
         .lines()
         .filter(|line| line.starts_with("| `--"))
         .collect();
@@ -44,7 +44,7 @@ fn the_table_has_every_flag_of_the_agent_with_its_default() {
                 .any(|end| cell.contains(&format!("`{flag}{end}")))
         };
         let row = rows.iter().find(has);
-        let row = row.unwrap_or_else(|| panic!("README.md has no row for {flag}"));
+        let row = row.unwrap_or_else(|| panic!("docs/agent.md has no row for {flag}"));
         let default = default.as_deref().unwrap_or_default();
         assert!(
             row.contains(default),
