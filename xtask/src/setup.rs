@@ -119,7 +119,11 @@ impl Missing {
             For::Vm => &VM_TOOLS,
             For::Cross => &CROSS_TOOLS,
         };
-        let mut packages: Vec<_> = DEMO_TOOLS
+        let everywhere: &[_] = match task {
+            For::Cross => &[],
+            _ => &DEMO_TOOLS,
+        };
+        let mut packages: Vec<_> = everywhere
             .iter()
             .chain(more)
             .filter(|(program, _)| sh::find(program).is_none())
@@ -133,7 +137,7 @@ impl Missing {
             toolchain: !has("bpf-linker", BPF_LINKER) || Toolchain::installed().is_none(),
             cargo_deny: test && !has("cargo-deny", CARGO_DENY),
             go: task == For::Cluster && sh::find("go").is_none(),
-            bpffs: !bpffs_mounted(),
+            bpffs: task != For::Cross && !bpffs_mounted(),
         }
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::policy::{Objects, PolicyStatus, Snapshot, Target, addresses};
-use crate::publisher::CAPACITY;
 
 /// kube-proxy writes its rules a second after a change by default (`minSyncPeriod`); busy, some more.
 const LINGER: Duration = Duration::from_secs(5);
@@ -40,8 +39,7 @@ impl Linger {
             left.remove(&address);
         }
         let now = Instant::now();
-        let room = CAPACITY.saturating_sub(next.targets.len());
-        for (address, target) in left.into_iter().take(room) {
+        for (address, target) in left {
             let since = since.get(&address).copied().unwrap_or(now);
             if since.elapsed() < LINGER {
                 self.0.insert(address, since);

@@ -96,7 +96,8 @@ pub struct Options {
     /// them, and their clients connect again
     #[arg(long)]
     pub cut_earlier_connections: bool,
-    /// Connections that each network namespace may have open at a time (two file descriptors each); more are reset
+    /// Connections that each network namespace, or all those of one pod, may have open at a time (two file descriptors
+    /// each); more are reset
     #[arg(long, value_name = "N", default_value = "10000")]
     pub connections_per_netns: usize,
     /// Bytes of memory that the agent may use; half of it is for connections, 256 KiB each, and more are reset [default: no

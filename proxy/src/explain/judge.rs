@@ -52,6 +52,7 @@ pub(crate) fn page(live: &Live, readiness: &Readiness, parameters: &Parameters) 
     explanation
         .notes
         .extend(missing.map(|what| format!("the agent is not ready: {what}")));
+    explanation.notes.extend(facts.left_out.clone());
     Ok(serde_json::to_string_pretty(&explanation)? + "\n")
 }
 

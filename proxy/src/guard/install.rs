@@ -77,6 +77,9 @@ fn binary(cache: &Path) -> PathBuf {
 /// Those of all services that require the unit.
 fn links(units: &Path) -> io::Result<Vec<PathBuf>> {
     let mut links = Vec::new();
+    if !units.exists() {
+        return Ok(links);
+    }
     for entry in fs::read_dir(units)? {
         let directory = entry?.path();
         let link = directory.join(UNIT);

@@ -22,6 +22,7 @@ use crate::redirect::{
     Effect, Epoch, Maps, Redirect, TargetIds, address_key, default_cgroup, has_living_agent,
     is_in_force, layouts,
 };
+use crate::room::left_out;
 use crate::source::kube::{kept, kept_path};
 
 pub(crate) use install::{disarm, install, remove};
@@ -120,7 +121,9 @@ fn protect(options: &Options, snapshot: &Snapshot) -> Result<()> {
 /// With ids that the agent takes over, as many as fit.
 fn publish(maps: &mut Maps, redirect: &Redirect, snapshot: &Snapshot) -> Result<()> {
     let mut ids = TargetIds::read(maps, redirect.ids());
-    for address in snapshot.targets.keys().take(CAPACITY) {
+    let left_out = left_out(&snapshot.targets, CAPACITY, |_| false);
+    let addresses = snapshot.targets.keys();
+    for address in addresses.filter(|address| !left_out.contains(address)) {
         let key = address_key(*address);
         let (id, _) = ids.allocate(maps, key, |_| false)?;
         let written = maps.targets.insert(key, id, 0);

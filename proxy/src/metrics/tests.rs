@@ -213,6 +213,7 @@ fn a_bundles_first_end_is_told_but_not_the_systems() {
             })),
             upstream: Upstream::ServiceAddress,
             headless: false,
+            contested_by: Vec::new(),
         })
     };
     let targets = [(443, &own), (444, &system)];

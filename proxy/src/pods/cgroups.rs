@@ -12,7 +12,7 @@ use anyhow::Result;
 use super::decide::{Bypass, Decision, PodInfo, Rules, decide};
 use super::kubepods::{self, PodDir};
 use super::lister::{Listing, Netns};
-use super::process::{NetnsByInode, is_shared_with_parent, netns, node_netns, open_netns};
+use super::process::{NetnsByInode, is_shared_with_parent, netns, node_netns, open_netns, started};
 use super::watch::Watch;
 
 /// How many network namespaces a pod may have, as for containers of its own: from more, connects to targets are refused.
@@ -39,7 +39,7 @@ pub struct CgroupPods {
     node: NetnsByInode,
     /// By inode, as of the last look.
     known: BTreeMap<u64, Known>,
-    /// Pods with more than their number.
+    /// Pods that had more than their number at the last look.
     crowded: BTreeSet<String>,
     watch: Watch,
 }
@@ -50,6 +50,7 @@ struct Known {
     file: Arc<File>,
     /// A process outside the pod is in it too: it may be the node's, whatever we learned.
     shared: bool,
+    nested: bool,
 }
 
 /// What one pod has to do with one netns.
@@ -58,6 +59,7 @@ struct Claim {
     file: Arc<File>,
     pids: Vec<u32>,
     shared: bool,
+    nested: bool,
 }
 
 impl CgroupPods {
@@ -129,16 +131,21 @@ impl CgroupPods {
         self.watch.looked();
         let mut failed = BTreeMap::new();
         let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
+        let mut crowded = BTreeSet::new();
         for pod in self.pods()? {
             let (found, more) = self.look(&pod).unwrap_or_else(|error| {
                 failed.insert(pod.uid.clone(), error);
                 (self.remembered(&pod.uid), 0)
             });
-            self.tell_crowded(&pod.uid, more);
+            if more > 0 {
+                self.tell_crowded(&pod.uid);
+                crowded.insert(pod.uid.clone());
+            }
             for (inode, claim) in found {
                 claims.entry(inode).or_default().push(claim);
             }
         }
+        self.crowded = crowded;
         let before = std::mem::take(&mut self.known);
         for (inode, claims) in claims {
             if let Some(owner) = owner(claims, before.get(&inode)) {
@@ -154,10 +161,8 @@ impl CgroupPods {
         kubepods::pods(&kubepods, |dir| self.watch.add(dir))
     }
 
-    fn tell_crowded(&mut self, pod: &str, more: usize) {
-        if more == 0 {
-            self.crowded.remove(pod);
-        } else if self.crowded.insert(pod.to_owned()) {
+    fn tell_crowded(&self, pod: &str) {
+        if !self.crowded.contains(pod) {
             tracing::warn!(
                 pod = self.label(pod),
                 "has more than {NETNS_PER_POD} network namespaces: from the others connects to targets are refused"
@@ -172,14 +177,13 @@ impl CgroupPods {
         let mut inside = Vec::new();
         for &pid in &pids {
             if let Some(inode) = netns(pid)?.filter(|inode| !self.node.contains_key(inode)) {
-                inside.push((!self.known.contains_key(&inode), pid, inode));
+                inside.push((pid, inode));
             }
         }
-        // Those that are known already come first, then the oldest, which is the pod's own.
-        inside.sort_unstable();
+        let own = self.in_order(&pod.uid, &mut inside);
         let mut claims: BTreeMap<u64, Claim> = BTreeMap::new();
         let (mut opened, mut more) = (HashMap::new(), 0);
-        for (_, pid, inode) in inside {
+        for (pid, inode) in inside {
             if let Some(claim) = claims.get_mut(&inode) {
                 claim.pids.push(pid);
                 continue;
@@ -198,7 +202,9 @@ impl CgroupPods {
             if !self.known.contains_key(&inode) {
                 opened.insert(inode, pid);
             }
-            claims.insert(inode, Claim::new(pod, file, pid));
+            let mut claim = Claim::new(pod, file, pid);
+            claim.nested = own.is_some_and(|own| own != inode);
+            claims.insert(inode, claim);
         }
         if !opened.is_empty() {
             // A process may have ended before we opened its netns, and its pid may be another's now.
@@ -213,6 +219,23 @@ impl CgroupPods {
         Ok((claims, more))
     }
 
+    /// If a pod has processes in several netns: puts those in netns that are known as its first, then the oldest; and which
+    /// netns is its own, that of its oldest process. (Pids are given anew, so they don't tell.)
+    fn in_order(&self, uid: &str, inside: &mut [(u32, u64)]) -> Option<u64> {
+        let (_, first) = *inside.first()?;
+        if inside.iter().all(|(_, inode)| *inode == first) {
+            return None;
+        }
+        let known = |inode| self.known.get(&inode).is_some_and(|known| known.uid == uid);
+        // Of one that has ended meanwhile it does not matter.
+        inside
+            .sort_by_cached_key(|(pid, inode)| (!known(*inode), started(*pid).unwrap_or(u64::MAX)));
+        let oldest = inside
+            .iter()
+            .min_by_key(|(pid, _)| started(*pid).unwrap_or(u64::MAX));
+        oldest.map(|(_, inode)| *inode)
+    }
+
     /// What the last look found of a pod.
     fn remembered(&self, uid: &str) -> BTreeMap<u64, Claim> {
         let known = self.known.iter().filter(|(_, known)| known.uid == uid);
@@ -223,6 +246,7 @@ impl CgroupPods {
                     file: Arc::clone(&known.file),
                     pids: Vec::new(),
                     shared: known.shared,
+                    nested: known.nested,
                 };
                 (*inode, claim)
             })
@@ -246,6 +270,7 @@ impl CgroupPods {
                 inode,
                 decision: Decision::Bypass(Bypass::HostNetwork),
                 pod_uid: None,
+                nested: false,
             };
             all.insert(format!("node/{inode}"), netns);
         }
@@ -270,6 +295,7 @@ impl CgroupPods {
                 inode,
                 decision,
                 pod_uid: Some(uid.clone()),
+                nested: known.nested,
             };
             all.insert(format!("{uid}/{inode}"), netns);
         }
@@ -284,6 +310,7 @@ impl Claim {
             file,
             pids: vec![pid],
             shared: false,
+            nested: false,
         }
     }
 }
@@ -300,5 +327,6 @@ fn owner(claims: Vec<Claim>, before: Option<&Known>) -> Option<Known> {
         uid: claim.uid,
         file: claim.file,
         shared: claim.shared,
+        nested: claim.nested,
     })
 }

@@ -26,6 +26,8 @@ pub struct Netns {
     pub decision: Decision,
     /// The pod it belongs to, as cgroups name it; `None` for the node's own and for named ones.
     pub pod_uid: Option<String>,
+    /// It is not the pod's own: something in the pod has made it, such as containers in it, or a browser's sandbox.
+    pub nested: bool,
 }
 
 /// All that exist now.
@@ -67,6 +69,7 @@ impl Lister {
                         inode: named.inode,
                         decision,
                         pod_uid: None,
+                        nested: false,
                     };
                     (name, netns)
                 });

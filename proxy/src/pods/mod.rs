@@ -124,7 +124,7 @@ pub struct Pods {
     bypassed: BTreeMap<u64, Bypassed>,
     /// Those that could not be enrolled, as one whose loopback device is not up yet.
     failing: Retry,
-    /// Names of those among them whose pod has another one that is: a sandbox in it, as browsers make, may have no loopback.
+    /// Names of the nested ones that could not.
     nested: BTreeSet<String>,
 }
 
@@ -206,8 +206,8 @@ impl Pods {
     }
 
     /// Enrols what is new, and releases what is gone. Returns what failed, by name; it is tried again at the next call,
-    /// and until then connects from there to targets are refused. Of a pod with several netns the log alone tells what
-    /// failed, if one is enrolled: else any pod could have the agent not ready.
+    /// and until then connects from there to targets are refused. Of those that are nested in a pod the log alone tells:
+    /// else any pod could have the agent not ready.
     pub async fn reconcile(
         &mut self,
         redirect: &Redirect,
@@ -216,9 +216,9 @@ impl Pods {
     ) -> Result<BTreeMap<String, anyhow::Error>> {
         let list = self.lister.list()?;
         self.release_gone(modes, &list.netns);
-        let (mut failed, mut uids) = (list.failed, HashMap::new());
+        let (mut failed, mut nested) = (list.failed, HashSet::new());
         for (name, netns) in list.netns {
-            let uid = netns.pod_uid.clone();
+            let is_nested = netns.nested;
             let result = match netns.decision {
                 Decision::Enrol if self.effect == Effect::Audit => Ok(()),
                 Decision::Enrol => self.enrol(redirect, modes, server, &name, netns).await,
@@ -227,31 +227,25 @@ impl Pods {
                 Decision::Deny => Ok(()),
             };
             if let Err(error) = result {
-                uids.insert(name.clone(), uid);
+                if is_nested {
+                    nested.insert(name.clone());
+                }
                 failed.insert(name, error);
             }
         }
+        self.leave_nested(&mut failed, &nested);
         self.failing.set(failed.keys().cloned().collect());
-        self.leave_nested(&mut failed, &uids);
         Ok(failed)
     }
 
-    /// Takes those out of `failed` whose pod has another netns that is enrolled.
+    /// Takes those out of `failed` that are nested.
     fn leave_nested(
         &mut self,
         failed: &mut BTreeMap<String, anyhow::Error>,
-        uids: &HashMap<String, Option<String>>,
+        nested: &HashSet<String>,
     ) {
-        let enrolled = self.enrolled.values();
-        let enrolled: HashSet<&str> = enrolled
-            .filter_map(|(_, one)| one.pod.uid.as_deref())
-            .collect();
-        let is_nested = |name: &String| {
-            let uid = uids.get(name).and_then(Option::as_deref);
-            uid.is_some_and(|uid| enrolled.contains(uid))
-        };
         let before = std::mem::take(&mut self.nested);
-        let nested = failed.extract_if(.., |name, _| is_nested(name));
+        let nested = failed.extract_if(.., |name, _| nested.contains(name));
         for (netns, error) in nested {
             if !before.contains(&netns) {
                 let error = format!("{error:#}");

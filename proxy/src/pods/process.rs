@@ -106,10 +106,32 @@ fn parse_parent(stat: &str) -> Option<u32> {
     (parent > 1).then_some(parent)
 }
 
+/// When a process started, in ticks since the boot: the 22nd field.
+pub(super) fn started(pid: u32) -> Option<u64> {
+    parse_started(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_started(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn who_started_later_is_younger() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("10")
+            .spawn()
+            .unwrap();
+        assert!(started(std::process::id()).unwrap() <= started(child.id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(started(child.id()), None);
+    }
 
     #[test]
     fn the_parent_is_found_behind_any_name() {

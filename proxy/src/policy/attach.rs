@@ -56,6 +56,7 @@ impl Attached {
                     plan: plan.map_err(|condition| refusal(policy, condition)),
                     upstream: self.upstream(port, dialled, slices),
                     headless: self.view.headless,
+                    contested_by: Vec::new(),
                 })
             };
             // There may be thousands of addresses; what they share depends on the family alone.

@@ -147,6 +147,15 @@ fn settle(address: SocketAddr, claims: &[Arc<Target>]) -> Option<Arc<Target>> {
     if let Some(refusal) = disagreement(address, claims) {
         Arc::make_mut(&mut first).plan = Err(refusal);
     }
+    let mut namespaces: BTreeSet<_> = claims
+        .iter()
+        .map(|claim| &claim.service.namespace)
+        .collect();
+    namespaces.remove(&first.service.namespace);
+    if !namespaces.is_empty() {
+        let others = namespaces.into_iter().map(Arc::clone).collect();
+        Arc::make_mut(&mut first).contested_by = others;
+    }
     Some(first)
 }
 

@@ -62,6 +62,8 @@ pub struct Target {
     pub upstream: Upstream,
     /// Its addresses are endpoints, which belong to pods.
     pub headless: bool,
+    /// The other namespaces with a Service that claims this address.
+    pub contested_by: Vec<Arc<str>>,
 }
 
 /// The TLS that a policy asks for. Two equal values may share TLS sessions.

@@ -39,43 +39,46 @@ async fn a_pod_of_many_netns_has_its_number_of_them() {
     assert!(inodes(&again, UID).contains(&netns_of(pause.id())));
 }
 
-#[tokio::test]
-async fn a_nested_netns_that_cannot_be_enrolled_keeps_nobody_from_being_ready() {
-    let node = Node::new();
-    let (redirect, mut maps) = Redirect::load(&node.pins(), Effect::Enforce).unwrap();
-    let modes = &mut maps.pods;
-    let mut pods = node.enrolling();
-    let container = node.pod(UID).join("app");
+/// A container of a pod in such a netns.
+fn start_without_ports(node: &Node, uid: &str) -> Running {
+    let container = node.pod(uid).join("app");
     fs::create_dir_all(&container).unwrap();
     let mut nested = Command::new("unshare");
     nested.args(["-n", "sh", "-c", WITHOUT_PORTS]);
     nested
         .arg(container.join("cgroup.procs"))
         .arg(binary("banner"));
-    let _nested = Running::new(nested);
-    // Of a pod that has no other it is a problem.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        assert!(Instant::now() < deadline);
-        let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
-        if let Some((_, error)) = failed.first_key_value() {
-            let error = format!("{error:#}");
-            assert!(error.contains("Address already in use"), "{error}");
-            break;
-        }
-        let _ = tokio::time::timeout(Duration::from_secs(1), pods.changed()).await;
-    }
+    Running::new(nested)
+}
+
+#[tokio::test]
+async fn a_nested_netns_that_cannot_be_enrolled_keeps_nobody_from_being_ready() {
+    let node = Node::new();
+    let (redirect, mut maps) = Redirect::load(&node.pins(), Effect::Enforce).unwrap();
+    let modes = &mut maps.pods;
+    let mut pods = node.enrolling();
     let _pause = node.start_in_netns(UID, "pause");
-    loop {
-        assert!(Instant::now() < deadline);
-        let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
-        if pods.len() == 1 {
-            assert!(failed.is_empty(), "{failed:?}");
-            break;
-        }
-        let _ = tokio::time::timeout(Duration::from_secs(1), pods.changed()).await;
-    }
+    let mut looks = node.pods();
+    wait(&mut looks, "its own", |list| of(list, UID).len() == 1).await;
+    let _nested = start_without_ports(&node, UID);
+    let listing = wait(&mut looks, "a nested one", |list| of(list, UID).len() == 2).await;
+    let nested = of(&listing, UID).into_iter().filter(|netns| netns.nested);
+    assert_eq!(nested.count(), 1);
+    let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
     // Refused: the node's netns and the pod's own are the only ones with an entry.
-    assert_eq!(modes.cookies().len(), 2);
+    assert_eq!((pods.len(), modes.cookies().len()), (1, 2));
+
+    // What is a pod's own is a problem.
+    let _other = start_without_ports(&node, OTHER);
+    wait(&mut looks, "another pod", |list| of(list, OTHER).len() == 1).await;
+    let failed = pods.reconcile(&redirect, modes, &NoServer).await.unwrap();
+    let errors: Vec<_> = failed.iter().collect();
+    let [(name, error)] = errors[..] else {
+        panic!("{failed:?}");
+    };
+    assert!(name.starts_with(OTHER), "{name}");
+    let error = format!("{error:#}");
+    assert!(error.contains("Address already in use"), "{error}");
     fs::remove_dir_all(node.pins()).unwrap();
 }

@@ -75,6 +75,7 @@ fn snapshot() -> Snapshot {
         plan: Ok(Arc::new(plan)),
         upstream: Upstream::ServiceAddress,
         headless: false,
+        contested_by: Vec::new(),
     };
     let address = "10.96.0.10:443".parse().unwrap();
     Snapshot {

@@ -108,7 +108,7 @@ pub(crate) const TOO_MANY_TARGETS: Row = Row {
                 .find_map(|line| line.strip_prefix("nodetls_targets_unpublished "));
             missing.is_some_and(|missing| missing != "0")
         });
-        let cause = "addresses are targeted, but the map TARGETS holds 65534: left out are ";
+        let cause = "addresses are targeted, while the map TARGETS holds 65534, ";
         assert!(logs().contains(cause) && nodetls::status("node1").contains(cause));
         load.answers(100);
         // Nor does it keep others from theirs.
