@@ -17,7 +17,7 @@ fn connections_from_before_are_listed_and_cut_if_asked() {
     let mut before = world.dialling(&[ENDPOINT, "--talk", "--patience", "60"]);
     before.read_until("peer:");
     world.start_agent();
-    let left = |world: &World| world.metric("nodetls_earlier_connections ", &[]);
+    let left = |world: &World| world.metric("nodetls_earlier_connections", &[]);
     let cut = |world: &World| world.metric("nodetls_earlier_connections_cut_total", &[]);
     world.wait("it is found", |world| left(world) == 1.0);
     let (code, said) = world.status(&[]);
