@@ -277,10 +277,10 @@ fn what_the_pod_monitor_finds_answers_the_dashboard() {
     for query in [
         "count(nodetls_tls_info == 1)",
         "count(time() - nodetls_config_last_applied_timestamp_seconds < 86400)",
-        "count(time() - nodetls_config_last_sync_timestamp_seconds < 60)",
+        "count(time() - nodetls_config_last_sync_timestamp_seconds{job=\"nodetls-agent\"} < 60)",
         "count(nodetls_ready{job=\"nodetls-agent\"} == 1)",
         "count(nodetls_pods_bypassed{reason=\"host_network\"} >= 1)",
-        "count(nodetls_ebpf_map_entries{map=\"TARGETS\"} > 0)",
+        "count(nodetls_ebpf_map_entries{map=\"targets\"} > 0)",
         "count(nodetls_config_generation > 0)",
     ] {
         prometheus.until_is(query, 2.0);
