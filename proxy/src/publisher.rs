@@ -66,8 +66,9 @@ impl Publisher {
         self.ids = TargetIds::read(maps, self.range);
     }
 
-    /// Brings `snapshot` into force. Returns what did not fit, and was not in force before. `complete` is false when it may lack targets because something could not be read:
-    /// then those that an earlier agent published stay targets, and are refused.
+    /// Brings `snapshot` into force. Returns what did not fit, and was not in force before. `complete` is false when it may
+    /// lack targets because something could not be read: then those that an earlier agent published stay targets, and are
+    /// refused.
     ///
     /// After an error what was in force before still is, but for new ids; unless the kernel refuses a write to TARGETS,
     /// which leaves the rest of the new targets unpublished.

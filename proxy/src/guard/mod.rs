@@ -108,18 +108,17 @@ fn protect(options: &Options, snapshot: &Snapshot) -> Result<()> {
     // An agent that starts now waits.
     let _charge = epoch.hold(&maps)?;
     maps.pods.set(current_cookie()?, Mode::Bypass)?;
-    publish(&mut maps, &redirect, snapshot)?;
+    let count = publish(&mut maps, &redirect, snapshot)?;
     redirect.attach(&cgroup, &mut maps)?;
     println!(
-        "connects to {} targeted addresses are refused below {} until the agent has started",
-        snapshot.targets.len().min(CAPACITY),
+        "connects to {count} targeted addresses are refused below {} until the agent has started",
         cgroup.display()
     );
     Ok(())
 }
 
-/// With ids that the agent takes over, as many as fit.
-fn publish(maps: &mut Maps, redirect: &Redirect, snapshot: &Snapshot) -> Result<()> {
+/// With ids that the agent takes over, as many as fit; how many.
+fn publish(maps: &mut Maps, redirect: &Redirect, snapshot: &Snapshot) -> Result<usize> {
     let mut ids = TargetIds::read(maps, redirect.ids());
     let left_out = left_out(&snapshot.targets, CAPACITY, |_| false);
     let addresses = snapshot.targets.keys();
@@ -129,5 +128,5 @@ fn publish(maps: &mut Maps, redirect: &Redirect, snapshot: &Snapshot) -> Result<
         let written = maps.targets.insert(key, id, 0);
         written.with_context(|| format!("{address} can't be written to the map TARGETS"))?;
     }
-    Ok(())
+    Ok(snapshot.targets.len() - left_out.len())
 }
