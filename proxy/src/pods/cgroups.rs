@@ -226,12 +226,12 @@ impl CgroupPods {
         if inside.iter().all(|(_, inode)| *inode == first) {
             return None;
         }
-        let known = |inode| self.known.get(&inode).is_some_and(|known| known.uid == uid);
         // Of one that has ended meanwhile it does not matter; within a tick of 10 ms pids do tell.
-        let age = |pid: u32| (started(pid).unwrap_or(u64::MAX), pid);
-        inside.sort_by_cached_key(|(pid, inode)| (!known(*inode), age(*pid)));
-        let oldest = inside.iter().min_by_key(|(pid, _)| age(*pid));
-        oldest.map(|(_, inode)| *inode)
+        inside.sort_by_cached_key(|(pid, _)| (started(*pid).unwrap_or(u64::MAX), *pid));
+        let (_, own) = inside[0];
+        let known = |inode| self.known.get(&inode).is_some_and(|known| known.uid == uid);
+        inside.sort_by_key(|(_, inode)| !known(*inode));
+        Some(own)
     }
 
     /// What the last look found of a pod.

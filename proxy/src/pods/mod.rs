@@ -216,7 +216,7 @@ impl Pods {
     ) -> Result<BTreeMap<String, anyhow::Error>> {
         let list = self.lister.list()?;
         self.release_gone(modes, &list.netns);
-        let (mut failed, mut nested) = (list.failed, HashSet::new());
+        let (mut failed, mut nested) = (list.failed, BTreeMap::new());
         for (name, netns) in list.netns {
             let is_nested = netns.nested;
             let result = match netns.decision {
@@ -227,27 +227,19 @@ impl Pods {
                 Decision::Deny => Ok(()),
             };
             if let Err(error) = result {
-                if is_nested {
-                    nested.insert(name.clone());
-                }
-                failed.insert(name, error);
+                let of_its_kind = if is_nested { &mut nested } else { &mut failed };
+                of_its_kind.insert(name, error);
             }
         }
-        self.leave_nested(&mut failed, &nested);
+        self.tell_nested(nested);
         self.failing.set(failed.keys().cloned().collect());
         Ok(failed)
     }
 
-    /// Takes those out of `failed` that are nested.
-    fn leave_nested(
-        &mut self,
-        failed: &mut BTreeMap<String, anyhow::Error>,
-        nested: &HashSet<String>,
-    ) {
-        let before = std::mem::take(&mut self.nested);
-        let nested = failed.extract_if(.., |name, _| nested.contains(name));
-        for (netns, error) in nested {
-            if !before.contains(&netns) {
+    /// Logs which nested ones could not be enrolled, each once.
+    fn tell_nested(&mut self, failed: BTreeMap<String, anyhow::Error>) {
+        for (netns, error) in &failed {
+            if !self.nested.contains(netns) {
                 let error = format!("{error:#}");
                 tracing::warn!(
                     netns,
@@ -255,8 +247,8 @@ impl Pods {
                     "nested in a pod and not enrolled: connects to targets from there are refused"
                 );
             }
-            self.nested.insert(netns);
         }
+        self.nested = failed.into_keys().collect();
     }
 
     /// Sees that each pod still has its IPv6 route, which goes with its loopback device: without, connects over IPv6

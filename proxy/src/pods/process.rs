@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -96,24 +97,27 @@ fn unless_ended<T>(pid: u32, look: impl Fn() -> std::io::Result<T>) -> Result<Op
 
 /// The process that started this one, as long as that lives; never PID 1, which adopts the others.
 fn parent(pid: u32) -> Option<u32> {
-    parse_parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_parent(&stat(pid)?)
 }
 
-/// The fourth field of `/proc/PID/stat` (proc_pid_stat(5)); the second is a name in parentheses with anything in it.
 fn parse_parent(stat: &str) -> Option<u32> {
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let parent = fields.split(' ').nth(1)?.parse().ok()?;
-    (parent > 1).then_some(parent)
+    field(stat, 4).filter(|parent| *parent > 1)
 }
 
-/// When a process started, in ticks since the boot: the 22nd field.
+/// When a process started, in ticks since the boot.
 pub(super) fn started(pid: u32) -> Option<u64> {
-    parse_started(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    field(&stat(pid)?, 22)
 }
 
-fn parse_started(stat: &str) -> Option<u64> {
+fn stat(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+}
+
+/// A field of `/proc/PID/stat` as proc_pid_stat(5) numbers them, from the third on: the second is a name in parentheses with
+/// anything in it.
+fn field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    fields.split(' ').nth(number - 3)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -31,10 +31,7 @@ pub fn agent(node: &str) -> String {
 
 /// Writes into `directory` a kustomization of `manifests/` with these components, and `more` lines.
 pub fn kustomization(directory: &Path, components: &[&str], more: &str) {
-    // kustomize takes no absolute paths.
-    let up = "../".repeat(directory.components().count() - 1);
-    let manifests = top().join("manifests").canonicalize().unwrap();
-    let manifests = format!("{up}{}", &manifests.display().to_string()[1..]);
+    let manifests = manifests_from(directory);
     let components: Vec<_> = components
         .iter()
         .map(|component| format!("{manifests}/components/{component}"))
@@ -44,6 +41,16 @@ pub fn kustomization(directory: &Path, components: &[&str], more: &str) {
          components: {components:?}\n"
     );
     fs::write(directory.join("kustomization.yaml"), text).unwrap();
+}
+
+/// The path of `manifests/` from this directory: kustomize takes no absolute ones.
+///
+/// # Panics
+/// It is not there.
+pub fn manifests_from(directory: &Path) -> String {
+    let up = "../".repeat(directory.components().count() - 1);
+    let manifests = top().join("manifests").canonicalize().unwrap();
+    format!("{up}{}", &manifests.display().to_string()[1..])
 }
 
 /// Gives an image of the node's containerd another name too.

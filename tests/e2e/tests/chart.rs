@@ -275,17 +275,13 @@ fn installed_upgraded_and_uninstalled_it_leaves_nothing() {
     ]);
 
     let before = version_before();
-    let up = |verb: &str, chart: &str, value: &str| {
-        let place = [
-            "--namespace",
-            NAMESPACE,
-            "--create-namespace",
-            "--wait",
-            "--timeout=120s",
-        ];
-        helm(&[&[verb, "nodetls", chart, "--set", value], &place[..]].concat()).unwrap()
-    };
-    let notes = up("install", &before, "mode=audit");
+    let install = format!("install nodetls {before} --namespace {NAMESPACE} --create-namespace");
+    let audit = "--set mode=audit --wait --timeout=120s";
+    let install = [&install, audit]
+        .map(|words| words.split(' '))
+        .into_iter()
+        .flatten();
+    let notes = helm(&install.collect::<Vec<_>>()).unwrap();
     assert!(notes.contains(BEFORE), "{notes}");
     assert!(notes.contains("in audit mode"), "{notes}");
     let plain = namespace.curl("client", &[URL]);

@@ -189,10 +189,14 @@ fn relabelling() -> Vec<Value> {
     rules
 }
 
+fn dashboard() -> Value {
+    let dashboard = fs::read_to_string(Path::new(COMPONENT).join("nodetls.json")).unwrap();
+    serde_json::from_str(&dashboard).unwrap()
+}
+
 /// The label that each of the dashboard's variables offers the values of, and the series that have it.
 fn variables() -> Vec<(String, String)> {
-    let dashboard = fs::read_to_string(Path::new(COMPONENT).join("nodetls.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let dashboard = dashboard();
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
     let definitions = variables.filter_map(|variable| variable["definition"].as_str());
     let parts = definitions.map(|definition| {
@@ -207,8 +211,7 @@ fn variables() -> Vec<(String, String)> {
 
 /// Title and query of all panels, as Grafana asks with everything chosen.
 fn queries() -> Vec<(String, String)> {
-    let dashboard = fs::read_to_string(Path::new(COMPONENT).join("nodetls.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let dashboard = dashboard();
     let mut queries = Vec::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {

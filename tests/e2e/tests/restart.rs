@@ -11,6 +11,14 @@ const URL: &str = "http://server/";
 /// No policy is for it.
 const UNTARGETED: [&str; 2] = ["-k", "https://kubernetes.default.svc/version"];
 
+/// Waits until no pod of a component of nodetls is left.
+fn until_gone(component: &str) {
+    let selector = format!("--selector=app.kubernetes.io/component={component}");
+    wait("they are gone", || {
+        ours(&["get", "pods", &selector, "--output=name"]).is_empty()
+    });
+}
+
 /// No node has an agent; all have again when this is dropped.
 struct Away;
 
@@ -18,13 +26,7 @@ impl Away {
     fn send() -> Self {
         let away = Self;
         away.select("\"true\"");
-        let agents = [
-            "get",
-            "pods",
-            "--selector=app.kubernetes.io/component=agent",
-            "--output=name",
-        ];
-        wait("the agents are gone", || ours(&agents).is_empty());
+        until_gone("agent");
         away
     }
 
@@ -174,13 +176,7 @@ fn without_a_controller_a_policy_has_no_status() {
     let _alone = alone();
     let away = NoController;
     NoController::scale("--replicas=0");
-    let controllers = [
-        "get",
-        "pods",
-        "--selector=app.kubernetes.io/component=controller",
-        "--output=name",
-    ];
-    wait("the controllers are gone", || ours(&controllers).is_empty());
+    until_gone("controller");
     let namespace = Namespace::with_backend("e2e-no-controller");
     namespace.clients(&[("client", "node1")]);
     // Nobody has copied the CA certificate for the agents either.

@@ -39,6 +39,16 @@ fn render(overlay: &Path) -> Vec<Value> {
     list["items"].as_array().unwrap().clone()
 }
 
+/// The objects of a kustomization, whether the API server would take them or not.
+fn kustomize(overlay: &Path) -> Vec<Value> {
+    nodetls_e2e::objects(&kubectl(&["kustomize", &overlay.display().to_string()]))
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+    let mut all = objects.iter();
+    all.find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+}
+
 /// The container of this DaemonSet or Deployment.
 fn container<'a>(objects: &'a [Value], workload: &str) -> &'a Value {
     &pod(objects, workload)["containers"][0]

@@ -3,26 +3,20 @@
 use std::fs;
 use std::process::Command;
 
-use nodetls_e2e::{DASHBOARD, kubectl, text};
+use nodetls_e2e::{DASHBOARD, text};
 use serde_json::{Value, json};
 
-use super::{directory, overlay, render};
+use super::{directory, find, kustomize, overlay, render};
 
 /// The objects of the base with the component.
 fn objects(name: &str) -> Vec<Value> {
     render(&overlay(name, &["monitoring"], ""))
 }
 
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let mut all = objects.iter();
-    let found = all.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
-    found.unwrap_or_else(|| panic!("{kind} {name}"))
-}
-
 #[test]
 fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
     let objects = objects("monitoring-pods");
-    let monitor = &find(&objects, "PodMonitor", "nodetls")["spec"];
+    let monitor = &find(&objects, "PodMonitor", "nodetls").expect("PodMonitor")["spec"];
     let endpoint = &monitor["podMetricsEndpoints"][0];
     let wanted = &monitor["selector"]["matchLabels"];
     let among = &monitor["selector"]["matchExpressions"][0];
@@ -31,7 +25,7 @@ fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
         ("DaemonSet", "nodetls-agent", "agent"),
         ("Deployment", "nodetls-controller", "controller"),
     ] {
-        let template = &find(&objects, kind, name)["spec"]["template"];
+        let template = &find(&objects, kind, name).expect(name)["spec"]["template"];
         let labels = &template["metadata"]["labels"];
         for (key, value) in wanted.as_object().unwrap() {
             assert_eq!(&labels[key], value, "{name}");
@@ -51,7 +45,7 @@ fn the_pod_monitor_finds_agents_and_controllers_and_their_port() {
 #[test]
 fn the_dashboard_is_a_config_map_that_grafanas_sidecar_finds() {
     let objects = objects("monitoring-dashboard");
-    let map = find(&objects, "ConfigMap", "nodetls-dashboard");
+    let map = find(&objects, "ConfigMap", "nodetls-dashboard").expect("dashboard");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let dashboard = map["data"]["nodetls.json"].as_str().unwrap();
     assert_eq!(misread(dashboard), "");
@@ -76,14 +70,13 @@ fn all_of_it_goes_into_the_namespace_of_the_overlay_with_the_label_that_the_oper
                 - {op: add, path: /metadata/labels/release, value: prometheus}";
     let directory = overlay("monitoring-elsewhere", &["monitoring"], more);
     // There is no such namespace that the API server could take it into.
-    let yaml = kubectl(&["kustomize", &directory.display().to_string()]);
-    let objects = nodetls_e2e::objects(&yaml);
+    let objects = kustomize(&directory);
     for (kind, name) in [
         ("PodMonitor", "nodetls"),
         ("PrometheusRule", "nodetls"),
         ("ConfigMap", "nodetls-dashboard"),
     ] {
-        let metadata = &find(&objects, kind, name)["metadata"];
+        let metadata = &find(&objects, kind, name).expect(name)["metadata"];
         assert_eq!(metadata["namespace"], "elsewhere", "{kind}");
         let labelled = metadata["labels"]["release"] == "prometheus";
         assert_eq!(labelled, kind != "ConfigMap", "{kind}");

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nodetls_e2e::{KUBECTL, Namespace, kubectl, text};
+use nodetls_e2e::{KUBECTL, Namespace, kubectl, nodetls, text};
 use serde_json::{Value, json};
 
-use super::overlay;
+use super::{find, kustomize, overlay};
 
 const README: &str = include_str!("../../../../manifests/README.md");
 const ROLE: &str = "nodetls-agent-secrets";
@@ -28,8 +28,7 @@ fn code(words: &str) -> String {
 
 /// The objects of the base with a component and the README's patch that has these words.
 fn patched(name: &str, component: &str, words: &str) -> Vec<Value> {
-    let directory = overlay(name, &[component], &code(words));
-    nodetls_e2e::objects(&kubectl(&["kustomize", &directory.display().to_string()]))
+    kustomize(&overlay(name, &[component], &code(words)))
 }
 
 /// Away again when this is dropped.
@@ -41,16 +40,11 @@ impl Drop for Role {
     }
 }
 
-fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
-    let mut all = objects.iter();
-    all.find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
-}
-
 #[test]
 fn a_label_for_the_operator() {
     let objects = patched("readme-label", "monitoring", "kube-prometheus-stack");
     for kind in ["PodMonitor", "PrometheusRule"] {
-        let labels = &named(&objects, kind, "nodetls").unwrap()["metadata"]["labels"];
+        let labels = &find(&objects, kind, "nodetls").unwrap()["metadata"]["labels"];
         assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}");
     }
 }
@@ -58,15 +52,15 @@ fn a_label_for_the_operator() {
 #[test]
 fn secrets_by_name() {
     let objects = patched("readme-names", "client-certificates", "resourceNames");
-    let role = named(&objects, "ClusterRole", ROLE).unwrap();
+    let role = find(&objects, "ClusterRole", ROLE).unwrap();
     assert_eq!(role["rules"][0]["resourceNames"], json!(["client-tls"]));
 }
 
 #[test]
 fn secrets_by_namespace() {
     let objects = patched("readme-namespaces", "client-certificates", "$patch: delete");
-    assert!(named(&objects, "ClusterRoleBinding", ROLE).is_none());
-    let role = named(&objects, "ClusterRole", ROLE).unwrap();
+    assert!(find(&objects, "ClusterRoleBinding", ROLE).is_none());
+    let role = find(&objects, "ClusterRole", ROLE).unwrap();
 
     let namespace = Namespace::new("shop");
     namespace.apply(&role.to_string());
@@ -98,11 +92,7 @@ fn secrets_by_namespace() {
 fn a_registry_of_ones_own_and_a_component() {
     let kustomization = code("newName: registry.example.com/nodetls");
     let directory = super::directory("readme-kustomization");
-    // Its place for the checkout.
-    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests");
-    let up = "../".repeat(directory.components().count() - 1);
-    let manifests = fs::canonicalize(manifests).unwrap();
-    let manifests = format!("{up}{}", &manifests.display().to_string()[1..]);
+    let manifests = nodetls::manifests_from(&directory);
     let kustomization = kustomization.replace("path/to/manifests", &manifests);
     fs::write(directory.join("kustomization.yaml"), kustomization).unwrap();
     let objects = super::render(&directory);
