@@ -136,8 +136,9 @@ impl World {
         command.arg(&file);
         command.stderr(Stdio::from(fs::File::create(&summary).unwrap()));
         let mut tcpdump = Running::new(command);
-        self.wait("tcpdump captures", |_| file.exists());
-        std::thread::sleep(Duration::from_millis(300));
+        self.wait("tcpdump captures", |_| {
+            fs::read_to_string(&summary).is_ok_and(|summary| summary.contains("listening on"))
+        });
         work(self);
         std::thread::sleep(Duration::from_millis(300));
         tcpdump.signal("INT");

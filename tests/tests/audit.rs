@@ -112,7 +112,7 @@ fn as_an_audit_ends_nothing_is_refused() {
         status(world, "127.0.0.1:15020").contains("audit mode")
     });
     let mut enforce = None;
-    let result = world.load(10_000, |world, turn| {
+    let result = world.load(40_000, |world, turn| {
         if turn == 1 {
             enforce = Some(agent(world, "enforce", "127.0.0.1:15021"));
         }
