@@ -135,6 +135,10 @@ fn binary(profile: Profile, arch: Arch) -> Result<PathBuf> {
         setup::rust_target(&target)?;
         let compiler = format!("{}-linux-gnu-gcc", arch.of_compilers());
         cargo.args(["--target", &target]);
+        if directory == "debug" {
+            // It can't be run here: nothing in it has to be fast.
+            cargo.args(["--config", r#"profile.dev.package."*".opt-level=0"#]);
+        }
         // Of its own: others may build meanwhile.
         built.push("cross");
         cargo.arg("--target-dir").arg(&built);
