@@ -30,6 +30,15 @@ impl Counted {
             received,
         }
     }
+
+    /// Has the current runtime tell of its events, and no other one.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn move_here(self) -> io::Result<Self> {
+        let socket = TcpStream::from_std(self.socket.into_std()?)?;
+        Ok(Self { socket, ..self })
+    }
 }
 
 impl AsFd for Counted {
@@ -68,5 +77,44 @@ impl AsyncWrite for Counted {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn a_connection_goes_on_in_another_runtime() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (first, second) = (runtime(), runtime());
+        let counter = || IntCounter::new("bytes", "of a test").unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let socket = first.block_on(connecting).unwrap();
+        let made = Counted::new(socket, counter(), counter());
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"ab").unwrap();
+        second.block_on(async {
+            let mut moved = made.move_here().unwrap();
+            drop(std::thread::spawn(|| drop(first)).join());
+            moved.write_all(b"cde").await.unwrap();
+            let mut read = [0; 2];
+            moved.read_exact(&mut read).await.unwrap();
+            assert_eq!((&read, moved.sent.get()), (b"ab", 3));
+        });
+        let mut read = [0; 3];
+        server.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"cde");
     }
 }

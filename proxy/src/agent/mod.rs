@@ -219,7 +219,7 @@ impl Agent {
                 memory: options.memory_limit,
             },
             Arc::clone(&metrics),
-        ));
+        )?);
         let view = EbpfView::open(redirect.pins())?;
         metrics.on_scrape(Box::new(move || view.stats()));
         let audit = match options.mode {

@@ -72,7 +72,7 @@ async fn serve(options: &Options) -> Result<()> {
         connections_per_netns: usize::MAX,
         memory: None,
     };
-    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, limits, metrics));
+    let proxy = Arc::new(Proxy::new(publisher.routes(), dialer, limits, metrics)?);
 
     // The command's netns is ours. In any other, connects to targets are refused.
     let netns = Arc::new(File::open("/proc/self/ns/net")?);

@@ -1,13 +1,14 @@
 //! An HTTP/1 client: it may go on a connection that another client of its pod has left at rest, and may leave one so.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf as _;
-use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::connection::{Connection, idle_for};
 use super::departure::Departure;
@@ -16,12 +17,13 @@ use super::head::without_close;
 use super::opening::Opening;
 use super::pool::Pooled;
 use super::relay::{each, until_idle};
-use super::respond::{close, linger};
+use super::respond::{abort_by_default, close, linger};
 use super::upstream::Upstream;
 use super::{Proxy, Route};
 use crate::buffer::Lend as _;
 use crate::failure::Failure;
 use crate::pods::Pod;
+use crate::sys::unsent_bytes;
 use crate::tls::{Alpn, ServerStream};
 
 /// Whether a route's clients share connections. One with a client certificate stands for who uses it.
@@ -48,6 +50,7 @@ impl Connection {
             // There will be another one, and servers do not like to have many at rest.
             unused.close();
         }
+        let mut taken = taken.and_then(|pooled| pooled.move_here().ok());
         let departure = Departure::new(&client, pod, &proxy.dialer.netns);
         if let Some(pooled) = &mut taken {
             self.note_session(&pooled.stream);
@@ -119,19 +122,30 @@ fn follow(first: &mut Vec<u8>) -> (Framing, bool) {
 /// Whether there is an answer on a connection that was at rest: the server may have closed it meanwhile, or be not there any
 /// more, and not acknowledge within `patience`.
 async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> bool {
-    set_user_timeout(stream, Some(patience));
     let asking = async {
         stream.write_all(request).await?;
-        stream.flush().await?;
-        poll_fn(|cx| stream.poll_fill(cx)).await
+        stream.flush().await
     };
-    let answered = asking.await.unwrap_or(false);
-    set_user_timeout(stream, None);
+    if !timeout(patience, asking)
+        .await
+        .is_ok_and(|asked| asked.is_ok())
+    {
+        abort_by_default(stream.get_ref());
+        return false;
+    }
+    let answered = match timeout(patience, fill(stream)).await {
+        Ok(answered) => answered,
+        Err(_) if unsent_bytes(stream.get_ref()).is_ok_and(|bytes| bytes > 0) => {
+            // Else the kernel would go on to send a request that another connection answers.
+            abort_by_default(stream.get_ref());
+            return false;
+        }
+        Err(_) => fill(stream).await,
+    };
     // What some servers say to nobody before they close a connection at rest.
-    answered && !stream.chunk().starts_with(b"HTTP/1.1 408 ")
+    answered.unwrap_or(false) && !stream.chunk().starts_with(b"HTTP/1.1 408 ")
 }
 
-/// RFC 5482; without one the kernel goes on for a quarter of an hour. Fails only on a socket that is dead already.
-fn set_user_timeout(stream: &ServerStream, limit: Option<Duration>) {
-    let _ = SockRef::from(stream.get_ref()).set_tcp_user_timeout(limit);
+async fn fill(stream: &mut ServerStream) -> io::Result<bool> {
+    poll_fn(|cx| stream.poll_fill(cx)).await
 }

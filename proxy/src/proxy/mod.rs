@@ -18,9 +18,14 @@ mod respond;
 mod rewrite;
 mod route;
 mod upstream;
+mod workers;
 
+use std::future::poll_fn;
+use std::io;
 use std::net::TcpListener as StdListener;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +45,7 @@ use self::respond::abort_by_default;
 pub use self::route::{Failing, Lately, Route, Routes};
 use self::upstream::prepare;
 pub use self::upstream::{Dialer, probe};
+use self::workers::{Worker, Workers};
 use crate::addr::ClientAddr;
 use crate::metrics::Metrics;
 use crate::pods::{Pod, Serve};
@@ -66,6 +72,7 @@ pub struct Proxy {
     of_pods: OfPods,
     scarce: Scarce,
     registry: Arc<Registry>,
+    workers: Workers,
 }
 
 /// How much may be open at a time; more is reset.
@@ -82,13 +89,10 @@ impl Serve for Arc<Proxy> {
         let limit = self.of_pods.limit(pod.uid.as_deref());
         for listener in listeners {
             abort_by_default(&listener);
-            match prepare(&listener).and_then(|()| TcpListener::from_std(listener)) {
-                Ok(listener) => {
-                    let (pod, limit) = (Arc::clone(pod), Arc::clone(&limit));
-                    let accepting = Arc::clone(self).accept(pod, listener, limit);
-                    self.tasks.spawn(accepting);
-                }
-                Err(error) => tracing::error!(netns = pod.name, %error, "a listener can't be used"),
+            let prepared = prepare(&listener);
+            let accepting = prepared.and_then(|()| self.start_accepting(pod, &limit, &listener));
+            if let Err(error) = accepting {
+                tracing::error!(netns = pod.name, %error, "a listener can't be used");
             }
         }
     }
@@ -101,13 +105,14 @@ impl Proxy {
         dialer: Dialer,
         limits: Limits,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (draining, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let scarce = Scarce::new(limits.memory);
         let (resting, size) = (scarce.connections() / 8, &metrics.pooled_connections);
         let pool = Arc::new(Pool::new(resting, size.clone()));
         tasks.spawn(tend(Arc::clone(&pool), routes.clone(), draining.clone()));
-        Self {
+        Ok(Self {
             routes,
             dialer: Arc::new(dialer),
             metrics,
@@ -119,7 +124,8 @@ impl Proxy {
             of_pods: OfPods::new(limits.connections_per_netns),
             scarce,
             registry: Arc::default(),
-        }
+            workers: Workers::start(processors)?,
+        })
     }
 
     /// The connections that are open now, in no order.
@@ -127,16 +133,48 @@ impl Proxy {
         self.registry.look()
     }
 
-    async fn accept(self: Arc<Self>, pod: Arc<Pod>, listener: TcpListener, limit: Arc<Limit>) {
+    /// On several workers: who comes first takes a connection.
+    fn start_accepting(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        limit: &Arc<Limit>,
+        listener: &StdListener,
+    ) -> io::Result<()> {
+        for worker in self.workers.accepting() {
+            let _entered = worker.runtime.enter();
+            let listener = TcpListener::from_std(listener.try_clone()?)?;
+            let (pod, limit) = (Arc::clone(pod), Arc::clone(limit));
+            let accepting = Arc::clone(self).accept(pod, limit, listener, Arc::clone(worker));
+            self.tasks.spawn_on(accepting, &worker.runtime);
+        }
+        Ok(())
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        pod: Arc<Pod>,
+        limit: Arc<Limit>,
+        listener: TcpListener,
+        own: Arc<Worker>,
+    ) {
         let logged = Occasional::default();
         loop {
+            let accepting = poll_fn(|cx| {
+                let worker = self.workers.choose(&own);
+                // Its runtime is to tell of the connection's events.
+                let _entered = worker.runtime.enter();
+                let accepted = listener.poll_accept(cx);
+                accepted.map_ok(|accepted| (worker, accepted))
+            });
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = accepting => accepted,
                 () = pod.released.cancelled() => return self.pool.forget(&pod),
                 () = self.draining.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.spawn(&pod, &limit, stream, ClientAddr(peer)),
+                Ok((worker, (stream, peer))) => {
+                    self.spawn(&pod, &limit, worker, stream, ClientAddr(peer));
+                }
                 Err(error) => {
                     // EMFILE and the like leave the connection in the queue: at once is too soon.
                     self.metrics.accept_errors.inc();
@@ -147,11 +185,17 @@ impl Proxy {
                 }
             }
         }
-        self.accept_backlog(&pod, &limit, listener);
+        self.accept_backlog(&pod, &limit, listener, &own);
     }
 
     /// Connections that the kernel has completed already would be reset by closing the listener.
-    fn accept_backlog(self: &Arc<Self>, pod: &Arc<Pod>, limit: &Limit, listener: TcpListener) {
+    fn accept_backlog(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        limit: &Limit,
+        listener: TcpListener,
+        own: &Worker,
+    ) {
         let Ok(listener) = listener.into_std() else {
             return;
         };
@@ -159,7 +203,7 @@ impl Proxy {
             if stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
             {
-                self.spawn(pod, limit, stream, ClientAddr(peer));
+                self.spawn(pod, limit, own, stream, ClientAddr(peer));
             }
         }
     }
@@ -168,17 +212,20 @@ impl Proxy {
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         limit: &Limit,
+        worker: &Worker,
         stream: TcpStream,
         client: ClientAddr,
     ) {
         let Some(places) = self.places(pod, limit) else {
             return;
         };
+        let places = (places, worker.place());
         let serving = connection::serve(Arc::clone(self), Arc::clone(pod), stream, client);
-        self.tasks.spawn(async move {
+        let serving = async move {
             serving.await;
             drop(places);
-        });
+        };
+        self.tasks.spawn_on(serving, &worker.runtime);
     }
 
     /// A place for one more connection among all, and among those of its netns.

@@ -2,9 +2,11 @@
 //! most requests do.
 
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use prometheus::IntGauge;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::route::{Route, Routes};
 use crate::buffer::Lend as _;
+use crate::counted::Counted;
 use crate::pods::Pod;
 use crate::tls::ServerStream;
 
@@ -74,13 +77,36 @@ impl Resting {
 pub(super) struct Pooled {
     pub(super) stream: Box<ServerStream>,
     since: Instant,
+    /// The worker whose runtime tells of its events: that would have to wake another for each.
+    home: ThreadId,
 }
 
 impl Pooled {
     /// A connection just made.
     pub(super) fn new(stream: Box<ServerStream>) -> Self {
         let since = Instant::now();
-        Self { stream, since }
+        Self {
+            stream,
+            since,
+            home: thread::current().id(),
+        }
+    }
+
+    /// As one of this worker's, to be used.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(super) fn move_here(self) -> io::Result<Self> {
+        let home = thread::current().id();
+        if self.home == home {
+            return Ok(self);
+        }
+        let stream = self.stream.try_map(Counted::move_here)?;
+        Ok(Self {
+            stream: Box::new(stream),
+            home,
+            ..self
+        })
     }
 
     /// Whether the server has neither closed it nor said anything, as far as this task may look (tokio's budget).
@@ -122,7 +148,16 @@ impl Pool {
         let shelf = shelves.by_key.get_mut(&key(pod, route))?;
         let before = shelf.streams.len();
         let fresh = |mut resting: Resting| resting.is_fresh().then_some(resting.pooled);
-        let found = std::iter::from_fn(|| shelf.streams.pop()).find_map(fresh);
+        // The last of this worker's, else of another's.
+        let here = thread::current().id();
+        let next = || {
+            let own = |resting: &Resting| resting.pooled.home == here;
+            match shelf.streams.iter().rposition(own) {
+                Some(own) => Some(shelf.streams.remove(own)),
+                None => shelf.streams.pop(),
+            }
+        };
+        let found = std::iter::from_fn(next).find_map(fresh);
         let taken = before - shelf.streams.len();
         if shelf.streams.is_empty() {
             shelves.by_key.remove(&key(pod, route));

@@ -146,6 +146,15 @@ impl<IO> TlsStream<IO> {
         &self.io
     }
 
+    /// The same on what `map` makes of the connection below.
+    ///
+    /// # Errors
+    /// Those of `map`.
+    pub fn try_map(self, map: impl FnOnce(IO) -> io::Result<IO>) -> io::Result<Self> {
+        let io = map(self.io)?;
+        Ok(Self { io, ..self })
+    }
+
     /// What the handshake has negotiated.
     pub fn session(&self) -> Session {
         self.session

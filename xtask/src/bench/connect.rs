@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::load;
 use super::peer::write_config;
-use super::rig::release_build;
+use super::rig::agent;
 use super::stats::Spread;
 use crate::demo::certs::{Authority, P256};
 use crate::demo::world::World;
@@ -58,7 +58,7 @@ pub(super) fn measure(rounds: u32, duration: Duration) -> Result<Costs> {
                 _ => {}
             }
             if *state != State::Off {
-                world.start_agent(sh::command(release_build("nodetls")?, "agent"))?;
+                world.start_agent(agent("")?)?;
             }
             let (alone, whole) = load::connects(&world.client, UNREACHABLE, duration)?;
             println!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -66,9 +67,8 @@ impl Rig {
         let world = &mut self.world;
         if peer == Peer::Nodetls {
             world.stop_agent();
-            let mut agent = sh::command(release_build("nodetls")?, "agent --connections-per-netns");
+            let mut agent = agent("--connections-per-netns")?;
             agent.arg(connections().to_string());
-            agent.env("TOKIO_WORKER_THREADS", "2"); // like every peer
             world.start_agent(agent)?;
         }
         self.peers.remove(&peer);
@@ -257,6 +257,14 @@ fn get(world: &World, peer: Peer, path: &str) -> Result<String> {
     let fixed = "--silent --show-error --fail --insecure --noproxy * --max-time 5";
     let mut curl = world.client.command("curl", fixed);
     sh::output(curl.arg(format!("{scheme}://{address}{path}")))
+}
+
+/// nodetls' agent with `args`: its workers are as many as its processors, and are to be two, like every peer's.
+pub(super) fn agent(args: &str) -> Result<Command> {
+    let mut agent = sh::command("taskset", "--cpu-list 0,1");
+    agent.arg(release_build("nodetls")?).arg("agent");
+    agent.args(args.split_whitespace());
+    Ok(agent)
 }
 
 /// An optimized build of `program`, beside the directory of this program's own build.

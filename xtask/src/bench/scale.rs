@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::connect::many_targets;
 use super::load::Load;
 use super::peer::{Peer, write_config};
-use super::rig::{file_limit, most_connections, release_build, start_servers, write_manifests};
+use super::rig::{agent, file_limit, most_connections, start_servers, write_manifests};
 use super::service::Service;
 use super::usage::Processes;
 use crate::demo::certs::{Authority, P256};
@@ -52,10 +52,9 @@ pub(super) fn measure() -> Result<Scaled> {
     let pods = pods(&world)?;
 
     let start = Instant::now();
-    let mut agent = sh::command(release_build("nodetls")?, "agent --netns");
-    agent.arg(format!("{}-*", world.client.name()));
-    agent.env("TOKIO_WORKER_THREADS", "2");
-    world.start_agent(agent)?;
+    let mut command = agent("--netns")?;
+    command.arg(format!("{}-*", world.client.name()));
+    world.start_agent(command)?;
     let pid = world.agent_pid().context("no agent")?;
     let mut rows = vec![row("started".to_owned(), start, pid)?];
 
