@@ -17,11 +17,11 @@ fn every_kind_of_client_is_refused_and_told_no_more() {
     let answer = world.curl(&[URL]);
     assert!(answer.ends_with("502"), "{answer}");
     assert!(!answer.contains("certificate"), "{answer}");
-    let unknown_ca = ["reason=\"unknown_ca\""];
-    assert_eq!(
-        world.metric("nodetls_connection_failures_total", &unknown_ca),
-        1.0
-    );
+    // Once the client's connection has ended too.
+    world.wait("it is counted", |world| {
+        let unknown_ca = ["reason=\"unknown_ca\""];
+        world.metric("nodetls_connection_failures_total", &unknown_ca) == 1.0
+    });
     let (_, said) = world.ask(&["status", "--output", "json"]);
     let status: Value = serde_json::from_str(&said).unwrap();
     let [error] = status["errors"].as_array().unwrap().as_slice() else {
