@@ -12,6 +12,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 /// With those of the cgroups above, in the order in which they run.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 const F_SETSIG: libc::c_int = 10;
@@ -167,6 +168,24 @@ pub fn bpf_link_create(
     })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Detaches a link at once. One that has lost its last pin and descriptor stays attached for a moment.
+///
+/// # Errors
+/// Those of bpf(2), BPF_LINK_DETACH (Linux 5.9).
+pub fn bpf_link_detach(link: impl AsFd) -> io::Result<()> {
+    let link = link.as_fd().as_raw_fd() as u32;
+    // SAFETY: the attribute is of the size given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_DETACH,
+            &raw const link,
+            size_of::<u32>(),
+        )
+    })?;
+    Ok(())
 }
 
 /// Replaces the program of an attached link, keeping its position: no packet or connect sees neither.

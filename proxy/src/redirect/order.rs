@@ -106,7 +106,7 @@ impl Redirect {
                 let id = link_field(&link, "prog_id")?;
                 let before = before_ours(cgroup, &self.pins, hook)?;
                 if before.first().map(|id| u64::from(*id)) == id {
-                    remove_pin(&pin)?;
+                    end_link(&pin)?;
                     sys::bpf_obj_pin(&link, &pin)?;
                     return Ok(());
                 }
@@ -129,7 +129,7 @@ impl Redirect {
 
     /// Also what an agent before us has begun.
     fn stop_noting(&mut self, hook: &Hook) {
-        if let Err(error) = remove_pin(&link(&self.pins, hook.dialled)) {
+        if let Err(error) = end_link(&link(&self.pins, hook.dialled)) {
             tracing::warn!(program = hook.dialled, %error, "it can't be detached");
         }
     }
@@ -142,7 +142,7 @@ impl Redirect {
                 let program = self.load_dialled(&hook)?;
                 // The cgroup is gone: it is to be attached anew.
                 if sys::bpf_link_update(&link, program.fd()?).is_err() {
-                    remove_pin(&pin)?;
+                    end_link(&pin)?;
                 }
             }
         }
@@ -189,8 +189,12 @@ fn link(pins: &Path, name: &str) -> PathBuf {
     pins.join("links").join(name)
 }
 
-/// None is fine.
-fn remove_pin(pin: &Path) -> io::Result<()> {
+/// Detaches the link that is pinned there, and removes the pin; none is fine. Were it only not pinned any more, it would be
+/// attached for a moment yet, and pass for the next one: they have the same program.
+fn end_link(pin: &Path) -> io::Result<()> {
+    if let Ok(link) = sys::bpf_obj_get(pin) {
+        sys::bpf_link_detach(&link)?;
+    }
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
