@@ -122,28 +122,31 @@ fn follow(first: &mut Vec<u8>) -> (Framing, bool) {
 /// Whether there is an answer on a connection that was at rest: the server may have closed it meanwhile, or be not there any
 /// more, and not acknowledge within `patience`.
 async fn ask(stream: &mut ServerStream, request: &[u8], patience: Duration) -> bool {
+    let Some(answered) = answer(stream, request, patience).await else {
+        // Else the kernel would go on to send a request that another connection answers.
+        abort_by_default(stream.get_ref());
+        return false;
+    };
+    // What some servers say to nobody before they close a connection at rest.
+    answered.unwrap_or(false) && !stream.chunk().starts_with(b"HTTP/1.1 408 ")
+}
+
+/// As `Lend::poll_fill` has it; none if the request was not taken.
+async fn answer(
+    stream: &mut ServerStream,
+    request: &[u8],
+    patience: Duration,
+) -> Option<io::Result<bool>> {
     let asking = async {
         stream.write_all(request).await?;
         stream.flush().await
     };
-    if !timeout(patience, asking)
-        .await
-        .is_ok_and(|asked| asked.is_ok())
-    {
-        abort_by_default(stream.get_ref());
-        return false;
+    timeout(patience, asking).await.ok()?.ok()?;
+    match timeout(patience, fill(stream)).await {
+        Ok(answered) => Some(answered),
+        Err(_) if unsent_bytes(stream.get_ref()).is_ok_and(|bytes| bytes > 0) => None,
+        Err(_) => Some(fill(stream).await),
     }
-    let answered = match timeout(patience, fill(stream)).await {
-        Ok(answered) => answered,
-        Err(_) if unsent_bytes(stream.get_ref()).is_ok_and(|bytes| bytes > 0) => {
-            // Else the kernel would go on to send a request that another connection answers.
-            abort_by_default(stream.get_ref());
-            return false;
-        }
-        Err(_) => fill(stream).await,
-    };
-    // What some servers say to nobody before they close a connection at rest.
-    answered.unwrap_or(false) && !stream.chunk().starts_with(b"HTTP/1.1 408 ")
 }
 
 async fn fill(stream: &mut ServerStream) -> io::Result<bool> {
