@@ -55,6 +55,12 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(cookie)
 }
 
+/// Has the allocator return to the kernel what the process has not used for a moment; else it may keep that for ever.
+pub fn give_back_memory() {
+    // SAFETY: no pointer is passed. In a program with another allocator mimalloc has nothing to return.
+    unsafe { libmimalloc_sys::mi_collect(false) }
+}
+
 /// How many bytes of a TCP socket's send queue the peer has not acknowledged yet (tcp(7), SIOCOUTQ).
 pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;

@@ -6,14 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
+use tokio::time::interval;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::sys::give_back_memory;
 
 /// How many workers accept from one listener: each connection may wake all of them.
 const ACCEPTING: usize = 4;
 /// How many connections more than another's a worker may have. To hand one over costs as much as some requests do.
 const SLACK: usize = 8;
+/// How often a worker gives memory back. Sooner than any timer that a request sets: tokio wakes the thread, by a system call,
+/// for a timer that comes before all others, and then this one does.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// The threads; they end when this is dropped.
 #[derive(Debug)]
@@ -74,7 +81,7 @@ impl Worker {
         let work = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 let _ = sender.send(Ok(runtime.handle().clone()));
-                runtime.block_on(ending.cancelled());
+                runtime.block_on(ending.run_until_cancelled(beat()));
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -97,6 +104,14 @@ impl Worker {
     /// For one more connection.
     pub(super) fn place(&self) -> Place {
         Place(Arc::clone(&self.open))
+    }
+}
+
+async fn beat() {
+    let mut beat = interval(BEAT);
+    loop {
+        beat.tick().await;
+        give_back_memory();
     }
 }
 

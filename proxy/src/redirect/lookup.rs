@@ -4,17 +4,32 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
 use aya::maps::{MapData, SockMap};
 use aya::programs::SkLookup;
 use aya::programs::links::FdLink;
+use nodetls_ebpf::IdRange;
 
 use super::Redirect;
 use super::objects;
 use super::pins::{link_field, pin_link};
 use crate::sys;
+
+/// Loads the programs of all netns: a loader parses the kernel's types when it is made, asked or not, which takes longer than
+/// to load a program.
+pub(super) fn loader(ids: IdRange) -> EbpfLoader<'static> {
+    // It borrows them. They are two words, and a process has one loader.
+    let ids: &'static IdRange = Box::leak(Box::new(ids));
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .override_global("ID_PREFIX", &ids.prefix, true)
+        .override_global("ID_MASK", &ids.mask, true);
+    loader
+}
 
 /// One netns' redirection. Dropping it changes nothing in the kernel; `remove` does.
 pub struct Lookup {
@@ -25,13 +40,12 @@ pub struct Lookup {
 impl Lookup {
     /// Loads the program for the netns with this cookie and attaches it, taking over what an earlier agent pinned.
     pub fn attach(redirect: &Redirect, cookie: u64, netns: &File) -> Result<Self> {
-        let (pins, ids) = (redirect.pins(), redirect.ids());
+        let pins = redirect.pins();
         let directory = pins.join("netns").join(cookie.to_string());
         fs::create_dir_all(&directory)?;
-        let mut object = EbpfLoader::new()
-            .btf(None)
-            .override_global("ID_PREFIX", &ids.prefix, true)
-            .override_global("ID_MASK", &ids.mask, true)
+        let loader = redirect.lookups.lock();
+        let mut object = loader
+            .unwrap_or_else(PoisonError::into_inner)
             .map_pin_path("COUNTERS", pins.join("maps").join("COUNTERS"))
             .map_pin_path("LISTENERS", directory.join("listeners"))
             .load(objects::LOOKUP)

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::FdLink;
@@ -14,7 +15,7 @@ use clap::ValueEnum;
 use nodetls_ebpf::{IdRange, LAYOUT};
 
 use super::pins::{link_field, pin_link, prepare, replace};
-use super::{Maps, canary, maps, objects};
+use super::{Maps, canary, lookup, maps, objects};
 use crate::sys;
 
 /// The programs at the cgroup; each has a link of its name.
@@ -40,6 +41,8 @@ pub struct Redirect {
     pub(super) moved: Option<(File, PathBuf)>,
     ids: IdRange,
     pub(super) programs: Ebpf,
+    /// For the programs of all netns.
+    pub(super) lookups: Mutex<EbpfLoader<'static>>,
 }
 
 impl Redirect {
@@ -75,6 +78,7 @@ impl Redirect {
                 moved: None,
                 ids,
                 programs,
+                lookups: Mutex::new(lookup::loader(ids)),
             },
             maps,
         ))
@@ -145,7 +149,7 @@ fn load(pins: &Path, ids: IdRange, effect: Effect) -> Result<Ebpf> {
             .unwrap_or(false),
     );
     let mut loader = EbpfLoader::new();
-    // No program asks for the kernel's types: to parse them is two thirds of the time, and some kernels have none.
+    // No program asks for the kernel's types, and some kernels have none.
     loader.btf(None);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     let audit = u8::from(effect == Effect::Audit);
