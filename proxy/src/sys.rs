@@ -55,7 +55,8 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// Has the allocator return to the kernel what the process has not used for a moment; else it may keep that for ever.
+/// Has the allocator return memory to the kernel: what this thread freed a while ago, and what belongs to no thread. Else that
+/// happens only by and by, when more is allocated and freed.
 pub fn give_back_memory() {
     // SAFETY: no pointer is passed. In a program with another allocator mimalloc has nothing to return.
     unsafe { libmimalloc_sys::mi_collect(false) }

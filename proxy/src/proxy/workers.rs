@@ -18,8 +18,8 @@ use crate::sys::give_back_memory;
 const ACCEPTING: usize = 4;
 /// How many connections more than another's a worker may have. To hand one over costs as much as some requests do.
 const SLACK: usize = 8;
-/// How often a worker gives memory back. Sooner than any timer that a request sets: tokio wakes the thread, by a system call,
-/// for a timer that comes before all others, and then this one does.
+/// How often a worker gives memory back. Sooner than most timers that a connection sets: tokio wakes the thread, by a system
+/// call, for one that comes before all others, and so does this one instead.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The threads; they end when this is dropped.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
@@ -20,8 +20,8 @@ use crate::sys;
 
 /// Loads the programs of all netns: a loader parses the kernel's types when it is made, asked or not, which takes longer than
 /// to load a program.
-pub(super) fn loader(ids: IdRange) -> EbpfLoader<'static> {
-    // It borrows them. They are two words, and a process has one loader.
+fn loader(ids: IdRange) -> EbpfLoader<'static> {
+    // It borrows them. They are two words, and a process has few loaders.
     let ids: &'static IdRange = Box::leak(Box::new(ids));
     let mut loader = EbpfLoader::new();
     loader
@@ -43,8 +43,11 @@ impl Lookup {
         let pins = redirect.pins();
         let directory = pins.join("netns").join(cookie.to_string());
         fs::create_dir_all(&directory)?;
-        let loader = redirect.lookups.lock();
+        let loader = redirect
+            .lookups
+            .get_or_init(|| Mutex::new(loader(redirect.ids())));
         let mut object = loader
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .map_pin_path("COUNTERS", pins.join("maps").join("COUNTERS"))
             .map_pin_path("LISTENERS", directory.join("listeners"))

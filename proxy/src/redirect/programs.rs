@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::FdLink;
@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use nodetls_ebpf::{IdRange, LAYOUT};
 
 use super::pins::{link_field, pin_link, prepare, replace};
-use super::{Maps, canary, lookup, maps, objects};
+use super::{Maps, canary, maps, objects};
 use crate::sys;
 
 /// The programs at the cgroup; each has a link of its name.
@@ -41,8 +41,8 @@ pub struct Redirect {
     pub(super) moved: Option<(File, PathBuf)>,
     ids: IdRange,
     pub(super) programs: Ebpf,
-    /// For the programs of all netns.
-    pub(super) lookups: Mutex<EbpfLoader<'static>>,
+    /// For the programs of all netns, once there is one.
+    pub(super) lookups: OnceLock<Mutex<EbpfLoader<'static>>>,
 }
 
 impl Redirect {
@@ -78,7 +78,7 @@ impl Redirect {
                 moved: None,
                 ids,
                 programs,
-                lookups: Mutex::new(lookup::loader(ids)),
+                lookups: OnceLock::new(),
             },
             maps,
         ))

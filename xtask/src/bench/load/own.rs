@@ -92,8 +92,9 @@ pub(in crate::bench) fn parse_own(line: &str) -> Result<Measured> {
     })
 }
 
-/// Opens `count` connections, leaves them alone for a while, and reads the memory then.
+/// Reads the memory of a proxy at rest, opens `count` connections, leaves them alone for a while, and reads it again.
 pub(super) fn hold(source: &Source, args: &[String], count: usize) -> Result<Measured> {
+    sleep(REST);
     let before = source.proxy.memory()?;
     let mut load = Load::start(source.client, args)?;
     load.expect(&count.to_string())?;
