@@ -39,8 +39,8 @@ const LIMITS: &str = "
   eventfd for a timer of every second connection; now for every sixth, as another timer comes first (kept).
   Not tried: lines of the log written many at a time by a thread of their own: those of the last moments would be lost with
   a process that is killed.
-- **A byte uploaded** is copied into user space, sealed into a second buffer and copied out; a third of the time goes into
-  being woken for what the client has sent meanwhile. Tried: to seal from the buffer that was read into, not from a copy of
+- **A byte uploaded** is copied into user space, sealed into a second buffer and copied out; a quarter to a third of the time goes
+  into being woken for what the client has sent meanwhile. Tried: to seal from the buffer that was read into, not from a copy of
   it (kept: rustls' copy took three times what the cipher takes); reads of 64 KiB (kept).
   Not tried: kTLS, where the kernel seals what it copies anyway. It needs a module on every node, and the relay would need
   both ways for as long as a kernel without it is supported.
@@ -48,8 +48,8 @@ const LIMITS: &str = "
   are in use and a heap of 20 MiB; and a connection, with two sockets, takes some 8 KiB more than one of HAProxy's or nginx'.
   Tried: to have the allocator return what is free, once a second (kept: 24 MiB less at the start, and a third less when
   all connections have closed). To be below HAProxy the agent would have to be another program, without a Kubernetes client.
-- **p99 at half load** varies more from round to round than the best proxies differ. With seven rounds of this scenario alone
-  it was 0.87 × the best, with the three of a whole run on the same day 1.12.
+- **A byte downloaded** and **p99 at half load** vary more from round to round than the goal is away: five rounds of downloads
+  by Envoy and nodetls alone gave 0.72 and 0.83 on the same day, seven of half load alone 0.87 × the best on an earlier one.
 ";
 
 /// What was measured.
