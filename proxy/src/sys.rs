@@ -1,4 +1,5 @@
-//! The few system calls that no library we use wraps. With the allocator's, the only unsafe code in user space.
+//! The few system calls, and a function of the allocator's, that no library we use wraps: with the allocator itself, the only
+//! unsafe code in user space.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
