@@ -36,9 +36,9 @@ const LIMITS: &str = "
   accept on one worker and hand every second connection to another (14 % more CPU: now each accepts for itself); to take a
   shared connection of the same worker first, and else move it there (kept).
   The line takes an eighth of the time: without it, 1.2 × nginx instead of 1.3 (two pairs of runs). tokio wrote to its
-  eventfd for a timer of every second connection; now for every sixth, as another timer comes first (kept).
-  What is left of user space is a fifth, and flat: no function takes 1.7 %. To be level with nginx, half of it would have to
-  go, or the line.
+  eventfd for every second connection, and does for every sixth since another timer comes first (kept).
+  User space is three tenths, and flat: no function takes 1.7 %. To be level with nginx, the line would have to go, and of
+  the rest of user space a third.
   Not tried: lines of the log written many at a time by a thread of their own: those of the last moments would be lost with
   a process that is killed.
 - **A byte uploaded** is copied into user space, sealed into a second buffer and copied out; a quarter to a third of the time goes

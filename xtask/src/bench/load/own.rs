@@ -14,7 +14,7 @@ use crate::bench::scenario::Measured;
 use crate::demo::world::Netns;
 use crate::sh;
 
-/// How long idle connections are left alone before memory is read.
+/// How long a proxy and its idle connections are left alone before memory is read.
 const REST: Duration = Duration::from_secs(2);
 
 /// Measures from when all is set up.
