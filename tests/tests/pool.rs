@@ -2,6 +2,7 @@
 //! time it takes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -125,6 +126,23 @@ fn a_client_that_wants_its_connection_closed_has_it_closed_and_the_server_s_stay
         "{answer}"
     );
     assert_eq!(ask(&world, &[]), Told(connection, 3, "[]".to_owned()));
+}
+
+/// All of it is written, and the connection closed, long before the client has read it.
+#[test]
+fn a_slow_client_that_wants_its_connection_closed_gets_its_whole_answer() {
+    const SIZE: usize = 2 * 1024 * 1024;
+    let (world, _ca) = nginx("location /big { }");
+    fs::write(world.dir.path().join("big"), vec![b'x'; SIZE]).unwrap();
+    ask(&world, &[]);
+    let mut curl = world.in_netns(&world.pod, "curl");
+    curl.args(["-sS", "--limit-rate", "1M", "-H", "Connection: close"]);
+    let output = curl.arg(format!("http://{ADDRESS}/big")).output().unwrap();
+    assert_eq!(output.stdout.len(), SIZE, "{:?}", output.stderr);
+    assert!(output.status.success(), "{}", world.log());
+    world.wait("the server's connection is at rest", |world| {
+        at_rest(world) == 1.0
+    });
 }
 
 /// Its connection is closed for it, although what the server says makes its own no good for others.

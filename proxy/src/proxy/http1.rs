@@ -89,10 +89,12 @@ impl Connection {
             pooled.stream = stream;
             if framing.at_rest() {
                 proxy.pool.put(pod, &self.route, pooled);
+                // It has said that it asks for nothing more, or ended its half (RFC 9112 section 9.6).
+                close(client);
             } else {
                 pooled.close();
+                linger(client).await;
             }
-            linger(client).await;
         }
         Ok(())
     }
