@@ -1,6 +1,9 @@
 //! The head of a client's first HTTP/1 request, and the offer in it that a TLS connection can't honour.
 
-use httparse::{EMPTY_HEADER, Header, Request};
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+
+use httparse::{EMPTY_HEADER, Header, Request, Status};
 use tokio::io::{self, AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
@@ -61,9 +64,12 @@ fn empty_line(bytes: &[u8]) -> Option<usize> {
 ///
 /// Only a connection's first request is looked at; where the next one begins is not known yet.
 pub(crate) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
+    if !first.windows(3).any(is_h2c) {
+        return first;
+    }
     let mut headers = vec![EMPTY_HEADER; first.iter().filter(|byte| **byte == b'\n').count()];
     let mut request = Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(end)) = request.parse(&first) else {
+    let Ok(Status::Complete(end)) = request.parse(&first) else {
         return first;
     };
     let upgrades = || {
@@ -86,18 +92,18 @@ pub(crate) fn without_h2c(first: Vec<u8>) -> Vec<u8> {
         } else if is(header, "Connection") {
             without(header, line, hop_by_hop)
         } else if is(header, "HTTP2-Settings") {
-            Vec::new()
+            Cow::Borrowed(&[])
         } else {
-            line.to_vec()
+            Cow::Borrowed(line)
         }
     })
 }
 
 /// The head that `first` begins with without `Connection: close`, and what comes after it; none if it does not say that.
 pub(super) fn without_close(first: &[u8]) -> Option<Vec<u8>> {
-    let mut headers = [EMPTY_HEADER; MAX_FIELDS];
-    let mut request = Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(end)) = request.parse(first) else {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = Request::new(&mut []);
+    let Ok(Status::Complete(end)) = request.parse_with_uninit_headers(first, &mut headers) else {
         return None;
     };
     let mut connection = request
@@ -111,7 +117,7 @@ pub(super) fn without_close(first: &[u8]) -> Option<Vec<u8>> {
                 if is(header, "Connection") {
                     without(header, line, is_close)
                 } else {
-                    line.to_vec()
+                    Cow::Borrowed(line)
                 }
             })
         })
@@ -122,14 +128,15 @@ fn edited(
     first: &[u8],
     end: usize,
     headers: &[Header],
-    edit: impl Fn(&Header, &[u8]) -> Vec<u8>,
+    edit: impl for<'a> Fn(&Header, &'a [u8]) -> Cow<'a, [u8]>,
 ) -> Vec<u8> {
     let (head, rest) = first.split_at(end);
     let mut lines = head.split_inclusive(|byte| *byte == b'\n');
-    let mut kept: Vec<u8> = lines.next().unwrap_or_default().to_vec();
+    let mut kept = Vec::with_capacity(first.len());
+    kept.extend(lines.next().unwrap_or_default());
     // A header is one line: the parser refuses folded ones.
     for (header, line) in headers.iter().zip(&mut lines) {
-        kept.extend(edit(header, line));
+        kept.extend(&*edit(header, line));
     }
     kept.extend(lines.flatten());
     kept.extend(rest);
@@ -160,18 +167,19 @@ pub(in crate::proxy) fn tokens<'a>(
 }
 
 /// The header's `line` without the tokens that are `unwanted`: nothing if none is left.
-fn without(header: &Header, line: &[u8], unwanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+fn without<'a>(header: &Header, line: &'a [u8], unwanted: impl Fn(&[u8]) -> bool) -> Cow<'a, [u8]> {
     let wanted: Vec<_> = tokens(header).filter(|token| !unwanted(token)).collect();
     match wanted.len() {
-        kept if kept == tokens(header).count() => line.to_vec(),
-        0 => Vec::new(),
+        kept if kept == tokens(header).count() => Cow::Borrowed(line),
+        0 => Cow::Borrowed(&[]),
         _ => [
             header.name.as_bytes(),
             b": ",
             &wanted.join(&b", "[..]),
             b"\r\n",
         ]
-        .concat(),
+        .concat()
+        .into(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The heads of messages: how their bodies are framed (RFC 9112 section 6), and what ends a connection with them.
 
-use httparse::{EMPTY_HEADER, Header, Request, Response, Status};
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig, Request, Response, Status};
 
 use super::GiveUp;
 use crate::proxy::head::{MAX_FIELDS, is, is_close, tokens};
@@ -29,9 +31,10 @@ pub(super) enum Body {
 
 /// A request's head, and whether its method is HEAD; none if it is not complete.
 pub(super) fn request(bytes: &[u8]) -> Result<Option<(Head, bool)>, GiveUp> {
-    let mut headers = [EMPTY_HEADER; MAX_FIELDS];
-    let mut request = Request::new(&mut headers);
-    let Status::Complete(length) = request.parse(bytes).map_err(|_| GiveUp)? else {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
+    let Status::Complete(length) = parsed.map_err(|_| GiveUp)? else {
         return Ok(None);
     };
     let fields = Fields::read(request.headers)?;
@@ -52,9 +55,11 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<(Head, bool)>, GiveUp> {
 
 /// A response's head, and whether another one follows for the same request; none if it is not complete.
 pub(super) fn response(bytes: &[u8], to_head: bool) -> Result<Option<(Head, bool)>, GiveUp> {
-    let mut headers = [EMPTY_HEADER; MAX_FIELDS];
-    let mut response = Response::new(&mut headers);
-    let Status::Complete(length) = response.parse(bytes).map_err(|_| GiveUp)? else {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = Response::new(&mut []);
+    let parser = ParserConfig::default();
+    let parsed = parser.parse_response_with_uninit_headers(&mut response, bytes, &mut headers);
+    let Status::Complete(length) = parsed.map_err(|_| GiveUp)? else {
         return Ok(None);
     };
     let fields = Fields::read(response.headers)?;
