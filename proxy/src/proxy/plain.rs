@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::buffer::{Buffer, Lend};
+use crate::buffer::{Buffer, Lend, PLAINTEXT};
 
 /// Enough for the requests of a client that has seen no answer yet.
 const MAX_RECORD: usize = 64 * 1024;
@@ -79,7 +79,7 @@ impl<IO: AsyncRead + Unpin> Lend for Plain<'_, IO> {
             Held::Buffer(buffer) => buffer,
             Held::Nothing | Held::Early(_) => Buffer::borrow(),
         };
-        let mut read = ReadBuf::new(&mut buffer);
+        let mut read = ReadBuf::new(&mut buffer[..PLAINTEXT]);
         let polled = Pin::new(&mut *self.io).poll_read(cx, &mut read);
         let bytes = read.filled();
         if !bytes.is_empty() {
@@ -126,5 +126,21 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Plain<'_, IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_lent_at_a_time_fits_into_whole_records() {
+        let mut client = &*vec![b'x'; 2 * PLAINTEXT];
+        let mut plain = Plain::new(&mut client, Vec::new());
+        assert!(poll_fn(|cx| plain.poll_fill(cx)).await.unwrap());
+        assert_eq!(plain.remaining(), PLAINTEXT);
     }
 }

@@ -10,11 +10,10 @@ use super::control::Control;
 use super::records::{MAX_PLAINTEXT, Sealing};
 use super::stream::invalid;
 use super::unsent::Unsent;
+use crate::buffer::PLAINTEXT;
 
 /// No data is taken while so many bytes wait to be sent.
 const FULL: usize = MAX_PLAINTEXT;
-/// The most data that is taken at a time: what a buffer has room for.
-const MOST: usize = 4 * MAX_PLAINTEXT;
 /// A KeyUpdate message that asks for none in return (RFC 8446 section 4.6.3).
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 const WARNING: u8 = 1;
@@ -51,7 +50,7 @@ impl Outgoing {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let most = MOST - self.unsent.len().next_multiple_of(MAX_PLAINTEXT);
+        let most = PLAINTEXT - self.unsent.len().next_multiple_of(MAX_PLAINTEXT);
         let taken = &bytes[..bytes.len().min(most)];
         for payload in taken.chunks(MAX_PLAINTEXT) {
             if self.new_keys || self.sealing.is_worn() {
