@@ -1,5 +1,7 @@
 //! One line per connection, at its end; and the set-up of logging, whose filter can be changed while we run.
 
+mod lines;
+
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -7,10 +9,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::field::display;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use self::lines::Lines;
+pub(crate) use self::lines::{gather_lines, write_lines};
 use crate::failure::Reason;
 use crate::policy::ObjectName;
 
@@ -69,14 +72,14 @@ pub enum LogTo {
 pub fn init_logging(format: LogFormat, filter: &str, to: LogTo) -> Result<(), LogError> {
     let text = Mutex::new(filter.to_owned());
     let (filter, handle) = reload::Layer::new(parse(filter)?);
-    let (writer, terminal) = match to {
-        LogTo::Stdout => (BoxMakeWriter::new(io::stdout), io::stdout().is_terminal()),
-        LogTo::Stderr => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+    let terminal = match to {
+        LogTo::Stdout => io::stdout().is_terminal(),
+        LogTo::Stderr => io::stderr().is_terminal(),
     };
     let lines = tracing_subscriber::fmt::layer()
         // Else a reader of our log that goes away would end us by a panic.
         .log_internal_errors(false)
-        .with_writer(writer)
+        .with_writer(Lines(to))
         .with_ansi(terminal);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
@@ -208,15 +211,21 @@ impl Access {
     }
 }
 
+struct ServicePort<'a>(&'a ObjectName, u16);
+
+impl fmt::Display for ServicePort<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0, self.1)
+    }
+}
+
 impl Drop for Access {
     fn drop(&mut self) {
         if matches!(self.outcome, Outcome::LeftOut) {
             return;
         }
-        let service = self
-            .service
-            .as_ref()
-            .map(|(name, port)| display(format!("{name}:{port}")));
+        let service = self.service.as_ref();
+        let service = service.map(|(name, port)| display(ServicePort(name, *port)));
         let policy = self.policy.as_ref().map(display);
         let upstream = self.upstream.map(display);
         let left_out = (self.left_out > 0).then_some(self.left_out);

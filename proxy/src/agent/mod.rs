@@ -429,6 +429,7 @@ impl Agent {
         self.proxy.ending.cancel();
         // Each only has to write its line.
         let _ = timeout(TICK, tasks.wait()).await;
+        let _ = timeout(TICK, self.proxy.write_lines()).await;
     }
 }
 

@@ -133,6 +133,11 @@ impl Proxy {
         self.registry.look()
     }
 
+    /// Writes the lines of the log that are due within a second.
+    pub async fn write_lines(&self) {
+        self.workers.write_lines().await;
+    }
+
     /// On several workers: who comes first takes a connection.
     fn start_accepting(
         self: &Arc<Self>,

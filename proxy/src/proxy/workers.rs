@@ -12,15 +12,16 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::interval;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::access_log::{gather_lines, write_lines};
 use crate::sys::give_back_memory;
 
 /// How many workers accept from one listener: each connection may wake all of them.
 const ACCEPTING: usize = 4;
 /// How many connections more than another's a worker may have. To hand one over costs as much as some requests do.
 const SLACK: usize = 8;
-/// How often a worker gives memory back. Sooner than most timers that a connection sets: tokio wakes the thread, by a system
-/// call, for one that comes before all others, and so does this one instead.
-const BEAT: Duration = Duration::from_secs(1);
+/// How often a worker writes its lines of the log and gives memory back. Sooner than most timers that a connection sets: tokio
+/// wakes the thread, by a system call, for one that comes before all others, and so does this one instead.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
 
 /// The threads; they end when this is dropped.
 #[derive(Debug)]
@@ -72,6 +73,14 @@ impl Workers {
             _ => own,
         }
     }
+
+    /// Has all lines written that they have gathered so far.
+    pub(super) async fn write_lines(&self) {
+        for worker in &self.all {
+            // Fails only where the worker has ended.
+            let _ = worker.runtime.spawn(async { write_lines() }).await;
+        }
+    }
 }
 
 impl Worker {
@@ -81,7 +90,11 @@ impl Worker {
         let work = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 let _ = sender.send(Ok(runtime.handle().clone()));
+                gather_lines();
                 runtime.block_on(ending.run_until_cancelled(beat()));
+                // With the connections that are still open.
+                drop(runtime);
+                write_lines();
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -111,6 +124,7 @@ async fn beat() {
     let mut beat = interval(BEAT);
     loop {
         beat.tick().await;
+        write_lines();
         give_back_memory();
     }
 }
