@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::names::Names;
 use super::route::Route;
+use super::workers::BEAT;
 use crate::addr::UpstreamAddr;
 use crate::buffer::Lend as _;
 use crate::counted::Counted;
@@ -27,6 +28,9 @@ use crate::tls::{Alpn, ServerStream, TlsClient, failure_of_stream};
 
 /// After this long a silence of the client's we find out whether the server speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
+/// After this long a silence of the client's we dial although its target speaks HTTP, as a connection at rest shows. A timer
+/// that comes after the workers' beat costs no system call.
+const LAZY: Duration = BEAT;
 /// How long a client that has not spoken yet may do so after the upstream failed, and get a proper answer.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a probe waits for an alert.
@@ -53,6 +57,7 @@ pub struct Dialer {
 type Step<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
 enum Stage {
+    Begun,
     Dialling(Step<TcpStream>),
     Dialled(TcpStream),
     Handshaking(Step<ServerStream>),
@@ -75,13 +80,12 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Nothing happens before it is first polled.
     pub(super) fn new(dialer: Arc<Dialer>, pod: Arc<Pod>, route: Arc<Route>) -> Self {
-        let stage = Stage::Dialling(dial(&dialer, &pod, &route));
         Self {
             dialer,
             pod,
             route,
             tls: None,
-            stage,
+            stage: Stage::Begun,
             lazy: false,
         }
     }
@@ -90,10 +94,10 @@ impl Upstream {
     /// server has spoken or closed, or the connection has failed and the client stayed silent.
     /// Safe to cancel.
     pub(super) async fn server_first(&mut self) {
-        let silence = Instant::now() + SILENCE;
         if self.lazy {
-            sleep_until(silence).await;
+            sleep(LAZY).await;
         }
+        let silence = Instant::now() + SILENCE;
         if self.tls().await.is_ok() {
             self.dialled_stage().await;
             if self.route.options().client_first {
@@ -115,8 +119,11 @@ impl Upstream {
 
     /// The bare TCP connection, for a client that speaks TLS itself.
     pub(super) async fn plain(mut self) -> Result<TcpStream, Failure> {
-        if !matches!(self.stage, Stage::Dialling(_) | Stage::Dialled(_)) {
-            self.redial();
+        if matches!(
+            self.stage,
+            Stage::Handshaking(_) | Stage::Secured(_) | Stage::Failed(_)
+        ) {
+            self.stage = Stage::Begun;
         }
         self.dialled_stage().await;
         match self.stage {
@@ -134,7 +141,7 @@ impl Upstream {
         self.tls().await?;
         let speculative = matches!(self.stage, Stage::Handshaking(_) | Stage::Secured(_));
         if speculative && alpn != Alpn::None {
-            self.redial();
+            self.stage = Stage::Begun;
         }
         self.dialled_stage().await;
         self.secured_stage(alpn).await;
@@ -168,11 +175,10 @@ impl Upstream {
         tls
     }
 
-    fn redial(&mut self) {
-        self.stage = Stage::Dialling(dial(&self.dialer, &self.pod, &self.route));
-    }
-
     async fn dialled_stage(&mut self) {
+        if let Stage::Begun = self.stage {
+            self.stage = Stage::Dialling(dial(&self.dialer, &self.pod, &self.route));
+        }
         if let Stage::Dialling(step) = &mut self.stage {
             self.stage = step.await.map_or_else(Stage::Failed, Stage::Dialled);
         }
