@@ -122,7 +122,7 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     })
 }
 
-/// What is known of a connection. Dropping it writes the line, whatever ended the connection: target `access`, level
+/// What is known of a connection. Dropping it logs the line, whatever ended the connection: target `access`, level
 /// INFO after [`Access::succeed`], else WARN. Fields not known are left out.
 #[derive(Debug)]
 pub struct Access {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 
-/// What four TLS records carry. Nobody reads more of what is to be sealed: it would make a record, and a send, of its own.
+/// What four TLS records carry. The relay reads no more of what is to be sealed: it would make a record, and a send, of its own.
 pub(crate) const PLAINTEXT: usize = 4 * 16 * 1024;
 /// Those records whole: with two, a download took 15 % more CPU time.
 pub(crate) const SIZE: usize = PLAINTEXT + 4 * 32;

@@ -1,7 +1,7 @@
 //! Log lines on their way to standard output or standard error.
 //!
 //! A worker gathers those of connections that have ended well: a system call for each would take a twentieth of a short
-//! connection's time. All others are written at once, and with them what was gathered before.
+//! connection's time. All others are written at once, and with them what the same thread has gathered before.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -52,9 +52,8 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer_for(&'a self, of: &Metadata<'_>) -> Line {
         let ended_well = of.target() == "access" && *of.level() == Level::INFO;
         Line {
-            // A command's are for the one who waits for it.
-            at_once: !ended_well || self.0 == LogTo::Stderr,
-            ..self.make_writer()
+            to: self.0,
+            at_once: !ended_well,
         }
     }
 }
@@ -63,6 +62,7 @@ impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.to {
             LogTo::Stdout => pass(line, self.at_once, &mut io::stdout()),
+            // A command's: somebody waits for it.
             LogTo::Stderr => io::stderr().write_all(line),
         }?;
         Ok(line.len())
@@ -85,6 +85,7 @@ fn pass(line: &[u8], at_once: bool, out: &mut impl Write) -> io::Result<()> {
         }
     });
     match due.ok().flatten() {
+        Some(due) if due.is_empty() => Ok(()),
         Some(due) => out.write_all(&due),
         None => out.write_all(line),
     }

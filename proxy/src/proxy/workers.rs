@@ -76,9 +76,13 @@ impl Workers {
 
     /// Has all lines written that they have gathered so far.
     pub(super) async fn write_lines(&self) {
-        for worker in &self.all {
+        let writing = self
+            .all
+            .iter()
+            .map(|worker| worker.runtime.spawn(async { write_lines() }));
+        for written in writing.collect::<Vec<_>>() {
             // Fails only where the worker has ended.
-            let _ = worker.runtime.spawn(async { write_lines() }).await;
+            let _ = written.await;
         }
     }
 }

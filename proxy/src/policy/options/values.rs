@@ -61,7 +61,8 @@ pub(super) const TABLE: &[Entry] = &[
         values: yes_or_no,
         default: "false",
         meaning: "Clients always speak first. Else a TLS handshake without ALPN is begun after 50 ms of silence, in \
-                  case it is the server that speaks first; a slow HTTP client costs a second one then.",
+                  case it is the server that speaks first (a second later where HTTP connections are at rest); a slow \
+                  HTTP client costs a second one then.",
         read: |value, options| {
             options.client_first = boolean(value)?;
             Ok(())
