@@ -87,6 +87,13 @@ impl World {
         self.agent.take().unwrap().wait().success()
     }
 
+    /// The whole log of an agent that is told to end: lines are written together.
+    pub fn log_at_the_end(&mut self) -> String {
+        self.terminate_agent();
+        assert!(self.wait_agent(), "{}", self.log());
+        self.log()
+    }
+
     /// The agent's process.
     pub fn agent(&self) -> &Running {
         self.agent.as_ref().unwrap()

@@ -63,13 +63,13 @@ fn upstream(world: &World) -> String {
 #[test]
 fn a_host_is_found_by_dns_and_has_the_policy_s_name() {
     let world = with_agent("0.0.0.0:8443", &[FIRST]);
+    assert_eq!(upstream(&world), "10.99.0.2:8443");
     let answer = world.curl(&[URL]);
     assert!(answer.ends_with("200"), "{answer}");
     assert!(
         answer.contains(r#""serverName": "www.example.com""#),
         "{answer}"
     );
-    assert_eq!(upstream(&world), "10.99.0.2:8443");
     // A client that speaks TLS itself gets there too.
     let url = URL.replace("http:", "https:");
     let answer = world.curl(&["-k", &url]);

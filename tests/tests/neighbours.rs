@@ -83,6 +83,9 @@ fn a_pod_that_scans_ids_and_ports_disturbs_no_other_and_floods_no_log() {
     let other = world.backend.clone();
     world.start_agent_for(&world.pod.replace("-pod-", "-*-"));
     others_are_served(&world, &other);
+    world.wait("their lines", |world| {
+        world.log().matches("connection closed").count() == 20
+    });
     let (files, lines) = (world.open_files(), world.log().lines().count());
     // No id but 1 is given: 20 are scanned, at 500 ports each.
     let mut scan = world.dialling(&["127.128.0.2:1", "--scan", "20"]);

@@ -128,7 +128,7 @@ fn a_client_that_wants_its_connection_closed_has_it_closed_and_the_server_s_stay
     assert_eq!(ask(&world, &[]), Told(connection, 3, "[]".to_owned()));
 }
 
-/// All of it is written, and the connection closed, long before the client has read it.
+/// As a rule all of it is written, and the connection closed, long before the client has read it.
 #[test]
 fn a_slow_client_that_wants_its_connection_closed_gets_its_whole_answer() {
     const SIZE: usize = 2 * 1024 * 1024;
