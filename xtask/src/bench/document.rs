@@ -35,21 +35,24 @@ const LIMITS: &str = "
   Tried: to close a client that has said that it asks for nothing more at once, as nginx does, and not to wait for its end
   (kept: two calls and a wake-up fewer); to write the log's lines of a second together (kept); for a client's silence a timer
   that comes after those that there are, since tokio writes to its eventfd for one that comes before (kept: every third
-  connection did). These three: 1.14 × nginx before, 1.0 with them (rounds in turn). Before that: a timer instead of
-  TCP_USER_TIMEOUT around each request on a shared connection (kept); to accept on one worker and hand every second connection
-  to another (14 % more CPU: now each accepts for itself); to take a shared connection of the same worker first (kept).
+  connection did). The table is from before these three. With them, in five rounds of the four alone, it was 1.01 × nginx,
+  0.87 × HAProxy and 0.12 × Envoy; without, 1.12 to 1.16 × nginx (two times three rounds, in turn, of 0.99 and 1.01 with them).
+  Before that: a timer instead of TCP_USER_TIMEOUT around each request on a shared connection (kept); to accept on one worker
+  and hand every second connection to another (14 % more CPU: now each accepts for itself); to take a shared connection of the
+  same worker first (kept).
   User space is three tenths: the log's line 5 % of all, to format its 18 fields, which HAProxy and nginx do not write here;
   of the rest no function takes 2 %.
   Not tried: a listener for each worker, chosen by the sk_lookup program. Now a connection may wake two workers, one in vain,
   and one worker alone took 4 % less.
 - **A byte uploaded** is copied into user space, sealed into a second buffer and copied out; a quarter to a third of the time goes
   into being woken for what the client has sent meanwhile. Tried: to seal from the buffer that was read into, not from a copy of
-  it (kept: rustls' copy took three times what the cipher takes); reads of 64 KiB (kept), not 128 bytes longer, which were a record
-  and a send of their own (kept: half of the sends); reads and writes of 128 and 256 KiB (within the spread).
+  it (kept: rustls' copy took three times what the cipher takes); reads of 64 KiB (kept), not 128 bytes longer, which were a
+  record and a send of their own (kept: half of the sends); reads and writes of 128 and 256 KiB (within the spread).
   Not tried: kTLS, where the kernel seals what it copies anyway. It needs a module on every node, and the relay would need
   both ways for as long as a kernel without it is supported.
 - **The cipher** depends on the processor: where there is VAES but no AVX-512 (AMD Zen 3), aws-lc's AES-GCM is slower than
-  BoringSSL's, which Envoy has (aws/aws-lc issue 2283; pull request 2934, open, ports it). There it is three tenths of an upload.
+  BoringSSL's, which Envoy has (aws/aws-lc issue 2283; pull request 2934, open, ports it). On such a machine it was three tenths
+  of an upload, 0.4 s for a GiB where the table's takes 0.15, and an upload took 1.0 to 1.3 × Envoy's CPU, a download 0.8.
 - **Memory of idle HTTP/1 connections:** the agent alone has more than HAProxy with all of them, 16 MiB of its program that
   are in use and a heap of 20 MiB; and a connection, with two sockets, takes some 8 KiB more than one of HAProxy's or nginx'.
   Tried: to have the allocator return what is free, once a second (kept: 24 MiB less at the start, and a third less when
