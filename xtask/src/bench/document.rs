@@ -24,7 +24,7 @@ const LIMITS: &str = "
 
 - **A request on an open connection** is two receives, two sends and a share of `epoll_wait`. The profile at the end shows
   that most of its time is the kernel's TCP/IP and waking the next process; TLS and nodetls' own code are the smallest part.
-  So `plain-relay`, which does the same without TLS, is about as dear, and 0.6 × Envoy lies below it.
+  So `plain-relay`, which does the same without TLS, is as dear or dearer, and 0.6 × Envoy lies below it.
   Tried: workers with a runtime each instead of tokio's one for all, whose threads woke each other (kept: a request takes a
   sixth less CPU, a download a quarter less).
   Not tried: io_uring, which saves the entries into the kernel but not TCP/IP; a sockmap, by which bytes get from the
@@ -35,8 +35,7 @@ const LIMITS: &str = "
   Tried: to close a client that has said that it asks for nothing more at once, as nginx does, and not to wait for its end
   (kept: two calls and a wake-up fewer); to write the log's lines of a second together (kept); for a client's silence a timer
   that comes after those that there are, since tokio writes to its eventfd for one that comes before (kept: every third
-  connection did). The table is from before these three. With them, in five rounds of the four alone, it was 1.01 × nginx,
-  0.87 × HAProxy and 0.12 × Envoy; without, 1.12 to 1.16 × nginx (two times three rounds, in turn, of 0.99 and 1.01 with them).
+  connection did). On an AMD Zen 3 these three took it from 1.12 and 1.16 × nginx to 0.99 and 1.01, in rounds in turn.
   Before that: a timer instead of TCP_USER_TIMEOUT around each request on a shared connection (kept); to accept on one worker
   and hand every second connection to another (14 % more CPU: now each accepts for itself); to take a shared connection of the
   same worker first (kept).
@@ -52,13 +51,15 @@ const LIMITS: &str = "
   both ways for as long as a kernel without it is supported.
 - **The cipher** depends on the processor: where there is VAES but no AVX-512 (AMD Zen 3), aws-lc's AES-GCM is slower than
   BoringSSL's, which Envoy has (aws/aws-lc issue 2283; pull request 2934, open, ports it). On such a machine it was three tenths
-  of an upload, 0.4 s for a GiB where the table's takes 0.15, and an upload took 1.0 to 1.3 × Envoy's CPU, a download 0.8.
+  of an upload, 0.4 s for a GiB where the table's takes 0.13, and an upload took 1.0 to 1.3 × Envoy's CPU, a download 0.8.
 - **Memory of idle HTTP/1 connections:** the agent alone has more than HAProxy with all of them, 16 MiB of its program that
   are in use and a heap of 20 MiB; and a connection, with two sockets, takes some 8 KiB more than one of HAProxy's or nginx'.
   Tried: to have the allocator return what is free, once a second (kept: 24 MiB less at the start, and a third less when
   all connections have closed). To be below HAProxy the agent would have to be another program, without a Kubernetes client.
-- **A byte downloaded** and **p99 at half load** vary more from round to round than the goal is away: five rounds of downloads
-  by Envoy and nodetls alone gave 0.72 and 0.83 on the same day, seven of half load alone 0.87 × the best on an earlier one.
+- **A byte downloaded** varies more from round to round than the goal is away: five rounds of downloads by Envoy and nodetls
+  alone gave 0.72 and 0.83 on the same day.
+- **Machines differ.** On AMD EPYCs, where all peers took up to twice the time, a request on an open connection was 0.65 to 0.78
+  × Envoy, a new HTTP/1 connection 0.12 to 0.14 × Envoy and 0.87 to 1.02 × HAProxy, p99 at half load level with the best.
 ";
 
 /// What was measured.
