@@ -68,7 +68,8 @@ pub(super) fn response(bytes: &[u8], to_head: bool) -> Result<Option<(Head, bool
     let empty = framed.is_none_or(|body| body == Body::Length(0));
     // RFC 9112 section 6.3.
     let body = match (status, framed) {
-        (101, _) => return Err(GiveUp),
+        // No status, or another protocol from here on.
+        (..100 | 101, _) => return Err(GiveUp),
         (100..200 | 204 | 304, _) => Body::Length(0),
         _ if to_head => Body::Length(0),
         // Until the connection ends.
