@@ -1,11 +1,13 @@
 //! What the fuzz targets (`fuzz/`) call and is private otherwise. Exists with the feature `fuzzing` only.
 
+use hyper::Method;
 use nodetls_ebpf::{Address, IdEntry, IdRange};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs::default_provider;
 
 use crate::failure::Failure;
 use crate::policy::{self, CaBundle, Objects, Origination};
+use crate::proxy::framing::properties;
 use crate::proxy::{Protocol, decide, head};
 use crate::redirect::TargetIds;
 use crate::source::manifest;
@@ -19,6 +21,13 @@ pub fn classify(bytes: &[u8]) -> Option<Protocol> {
 /// A client's first bytes, which begin with a request line, without the offer of h2c.
 pub fn without_h2c(first: Vec<u8>) -> Vec<u8> {
     head::without_h2c(first)
+}
+
+/// Panics if `bytes` as a client's requests, or as the answer to one, are taken for others than hyper takes them for.
+pub fn framing(bytes: &[u8]) {
+    properties::of_requests(bytes);
+    properties::of_answer(&Method::GET, bytes);
+    properties::of_answer(&Method::HEAD, bytes);
 }
 
 /// Reads a PEM bundle of CA certificates.

@@ -6,6 +6,8 @@
 //! for who uses it (NTLM, Negotiate). What can't be followed at all is given up. Both go on as bytes, for this client.
 
 mod head;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
 
 use std::collections::VecDeque;
 

@@ -4,7 +4,7 @@
 mod connection;
 pub(crate) mod decide;
 mod departure;
-mod framing;
+pub(crate) mod framing;
 pub(crate) mod head;
 mod http1;
 mod limit;
