@@ -14,7 +14,7 @@ const TIMEOUT: u32 = 10;
 /// Longer ones show nothing new: a ClientHello or a chain of certificates fits.
 const MAX_LENGTH: u32 = 32 * 1024;
 
-/// Fuzz what reads other people's bytes: openings, HTTP, certificates, PEM, manifests, map layouts
+/// Fuzz what reads other people's bytes: openings, HTTP, certificates, PEM, manifests, policies, map layouts
 ///
 /// Builds fuzz/ with cargo-fuzz, which is installed if it is missing (the first time all takes some 15 minutes), and runs
 /// each target from the inputs in fuzz/corpus and from what earlier runs have found (fuzz/target/corpus). Fails if an
