@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::Framing;
-use crate::proxy::head::MAX_HEAD;
 
 /// Panics if others may follow a client that has sent `bytes`, and hyper does not take them for as many whole requests; or if
 /// they are taken for others when they come one at a time.
@@ -31,10 +30,7 @@ pub(crate) fn of_requests(bytes: &[u8]) {
         others_may_follow.then_some(framing.unanswered.len())
     };
     let followed = follow(bytes.len().max(1));
-    // A head that is longer is followed only when it comes at once.
-    if bytes.len() <= MAX_HEAD {
-        assert_eq!(follow(1), followed, "{}", bytes.escape_ascii());
-    }
+    assert_eq!(follow(1), followed, "{}", bytes.escape_ascii());
     let Some(followed) = followed else {
         return;
     };
@@ -57,10 +53,7 @@ pub(crate) fn of_answer(method: &Method, bytes: &[u8]) {
         (framing.is_answered(), framing.at_rest())
     };
     let followed = follow(bytes.len().max(1));
-    // A head that is longer is followed only when it comes at once.
-    if bytes.len() <= MAX_HEAD {
-        assert_eq!(follow(1), followed, "{}", bytes.escape_ascii());
-    }
+    assert_eq!(follow(1), followed, "{}", bytes.escape_ascii());
     let agreed = match followed {
         (true, true) => &[Answer::Whole][..],
         // Not ASCII, a Transfer-Encoding is not chunked for hyper; in trailers a bare LF is no end of a line.
