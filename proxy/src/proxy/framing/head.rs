@@ -89,11 +89,16 @@ pub(super) fn response(bytes: &[u8], to_head: bool) -> Result<Option<(Head, bool
 /// Whether a head has what the parser takes and others may not: line ends before it, bare LF, tabs. In HTTP/1.0, and with a
 /// method in lower case, a connection's end is uncertain.
 fn is_doubtful(head: &[u8], version: Option<u8>) -> bool {
-    let bare = |two: &[u8]| two[0] != b'\r' && two[1] == b'\n';
     version != Some(1)
         || !head[0].is_ascii_uppercase()
         || head.contains(&b'\t')
-        || head.windows(2).any(bare)
+        || has_bare_lf(head)
+}
+
+/// Whether a line ends in LF without CR.
+pub(super) fn has_bare_lf(bytes: &[u8]) -> bool {
+    let bare = |two: &[u8]| two[0] != b'\r' && two[1] == b'\n';
+    bytes.windows(2).any(bare)
 }
 
 /// What of a head matters here.

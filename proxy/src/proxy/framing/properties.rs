@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::Framing;
+use super::head::has_bare_lf;
 
 /// Panics if others may follow a client that has sent `bytes`, and hyper does not take them for as many whole requests; or if
 /// they are taken for others when they come one at a time.
@@ -68,12 +69,6 @@ pub(crate) fn of_answer(method: &Method, bytes: &[u8]) {
         "{answer:?} to a {method}: {}",
         bytes.escape_ascii()
     );
-}
-
-fn has_bare_lf(bytes: &[u8]) -> bool {
-    bytes
-        .windows(2)
-        .any(|two| two[0] != b'\r' && two[1] == b'\n')
 }
 
 #[derive(Debug, PartialEq)]
