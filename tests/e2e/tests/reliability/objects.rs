@@ -1,6 +1,6 @@
 //! The Service that the load asks, and its policy, deleted and created again.
 
-use nodetls_e2e::{Namespace, POLICY, nodetls, wait};
+use nodetls_e2e::{Namespace, POLICY, nodetls, until, wait};
 
 use crate::agent::{logs, settle};
 use crate::load::{Load, PODS};
@@ -114,8 +114,15 @@ pub(crate) const TOO_MANY_TARGETS: Row = Row {
         // Nor does it keep others from theirs.
         let other = Namespace::with_backend("e2e-reliability-other");
         other.clients(&[("client", "node1")]);
-        other.until_ok("client", "http://server/");
-        assert_eq!(other.plaintext(), [""; 0]);
+        // Until the policy is in force it is plaintext, and rightly so.
+        until("the other policy is in force", || {
+            match other.plugin(&["explain", "client", "server:80"]) {
+                (0, _) => Ok(()),
+                (_, said) => Err(said),
+            }
+        });
+        let answer = other.curl("client", &["http://server/"]);
+        assert_eq!((answer.status, other.plaintext()), (200, Vec::new()));
         load.namespace
             .kubectl(&["delete", "backendtlspolicy", "many"]);
         settle(load);
