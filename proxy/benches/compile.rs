@@ -168,6 +168,13 @@ fn main() {
         let service = read(service(1000, 1000 + run as u16));
         objects.services.insert(name("service", 1000), service);
     });
+    change("one Service's ClusterIP", &|objects, run| {
+        let mut service = service(1000, 443);
+        service["spec"]["clusterIP"] = format!("10.95.0.{run}").into();
+        objects
+            .services
+            .insert(name("service", 1000), read(service));
+    });
     change("one CA (of 100 policies)", &|objects, _| {
         let ca_name = CaName::config_map(namespace(0), "ca");
         objects.ca_objects.insert(ca_name, ca_object(&ca()));

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Reason};
 use crate::metrics::Metrics;
 use crate::policy::{Snapshot, Target};
 use crate::proxy::{Route, Routes};
-use crate::redirect::{Epoch, Maps, TargetIds, address_key};
+use crate::redirect::{Epoch, Maps, TargetIds, address_key, address_of};
 use crate::room::left_out;
 use crate::tls::{TlsClient, TlsClients};
 
@@ -28,6 +28,8 @@ const RETIREMENT: Duration = Duration::from_secs(10);
 pub struct Publisher {
     range: IdRange,
     ids: TargetIds,
+    /// TARGETS, but for the canary's entries: nobody else writes it while we are in charge.
+    in_kernel: HashMap<SocketAddr, u32>,
     published: BTreeMap<SocketAddr, Arc<Route>>,
     retired: Vec<(Instant, Arc<Route>)>,
     /// Who still goes by an id that was freed.
@@ -47,6 +49,7 @@ impl Publisher {
         Self {
             range,
             ids: TargetIds::read(maps, range),
+            in_kernel: read_targets(maps),
             published: BTreeMap::new(),
             retired: Vec::new(),
             freed: HashMap::new(),
@@ -61,9 +64,10 @@ impl Publisher {
         self.routes.subscribe()
     }
 
-    /// Reads the pinned ids again, after another agent has written some.
-    pub fn read_ids(&mut self, maps: &Maps) {
+    /// Reads the pinned maps again, after another agent has written them.
+    pub fn read_again(&mut self, maps: &Maps) {
         self.ids = TargetIds::read(maps, self.range);
+        self.in_kernel = read_targets(maps);
     }
 
     /// Brings `snapshot` into force. Returns what did not fit, and was not in force before. `complete` is false when it may
@@ -83,36 +87,24 @@ impl Publisher {
         complete: bool,
     ) -> Result<BTreeSet<SocketAddr>> {
         let _charge = epoch.hold(maps)?;
-        let before: HashMap<Address, u32> = maps.targets.iter().flatten().collect();
-        let in_force = |address| before.contains_key(&address_key(address));
+        let in_force = |address| self.in_kernel.contains_key(&address);
         let left_out = left_out(&snapshot.targets, CAPACITY, in_force);
         let next = self.build(maps, snapshot, &left_out)?;
-        self.tls.retain(
-            snapshot
-                .targets
-                .values()
-                .filter_map(|target| target.plan.as_ref().ok()),
-        );
-        let previous = std::mem::replace(&mut self.published, next);
-        let gone: Vec<_> = previous
-            .into_iter()
-            .filter(|(address, _)| !self.published.contains_key(address))
-            .collect();
+        let plans = snapshot.distinct();
+        let plans = plans.filter_map(|target| target.plan.as_ref().ok());
+        self.tls.retain(plans);
+        let mut gone = std::mem::replace(&mut self.published, next);
+        gone.retain(|address, _| !self.published.contains_key(address));
         let now = Instant::now();
         self.retired
-            .extend(gone.iter().map(|(_, route)| (now, Arc::clone(route))));
+            .extend(gone.values().map(|route| (now, Arc::clone(route))));
         self.send();
-        // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
-        self.remove_others(maps, &before, &gone, complete)?;
-        for (address, route) in &self.published {
-            let key = address_key(*address);
-            if before.get(&key) == Some(&route.id) {
-                continue;
-            }
-            maps.targets
-                .insert(key, route.id, 0)
-                .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
+        let written = self.write(maps, &gone, complete);
+        if written.is_err() {
+            // It may hold something else than we thought.
+            self.in_kernel = read_targets(maps);
         }
+        written?;
         self.metrics
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
@@ -213,27 +205,45 @@ impl Publisher {
         }
     }
 
+    /// Brings TARGETS in line with what is published.
+    fn write(
+        &mut self,
+        maps: &mut Maps,
+        gone: &BTreeMap<SocketAddr, Arc<Route>>,
+        complete: bool,
+    ) -> Result<()> {
+        // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
+        self.remove_others(maps, gone, complete)?;
+        for (address, route) in &self.published {
+            if self.in_kernel.get(address) == Some(&route.id) {
+                continue;
+            }
+            maps.targets
+                .insert(address_key(*address), route.id, 0)
+                .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
+            self.in_kernel.insert(*address, route.id);
+        }
+        Ok(())
+    }
+
     /// Removes what is `gone`, and what an earlier agent left in the map, if nothing is missing.
     fn remove_others(
         &mut self,
         maps: &mut Maps,
-        before: &HashMap<Address, u32>,
-        gone: &[(SocketAddr, Arc<Route>)],
+        gone: &BTreeMap<SocketAddr, Arc<Route>>,
         complete: bool,
     ) -> Result<()> {
-        let gone: HashSet<_> = gone
-            .iter()
-            .map(|(address, _)| address_key(*address))
-            .collect();
-        let published = self.published.keys();
-        let ours: HashSet<_> = published.map(|address| address_key(*address)).collect();
-        let others = before
-            .iter()
-            .filter(|(key, id)| **id != CANARY_ID && !ours.contains(key))
-            .filter(|(key, _)| complete || gone.contains(key));
-        for (key, _) in others {
-            maps.targets.remove(key)?;
-            self.ids.free(maps, *key)?;
+        let is_other = |address: &SocketAddr| match complete {
+            true => !self.published.contains_key(address),
+            false => gone.contains_key(address),
+        };
+        let others = self.in_kernel.keys().filter(|address| is_other(address));
+        let others: Vec<_> = others.copied().collect();
+        for address in others {
+            let key = address_key(address);
+            maps.targets.remove(&key)?;
+            self.in_kernel.remove(&address);
+            self.ids.free(maps, key)?;
         }
         Ok(())
     }
@@ -249,4 +259,10 @@ impl Publisher {
             by_id: by_id.collect(),
         }));
     }
+}
+
+fn read_targets(maps: &Maps) -> HashMap<SocketAddr, u32> {
+    let entries = maps.targets.iter().flatten();
+    let targets = entries.filter(|(_, id)| *id != CANARY_ID);
+    targets.map(|(key, id)| (address_of(key), id)).collect()
 }

@@ -27,13 +27,11 @@ pub(crate) fn left_out(
     for target in targets.values() {
         *wanted.entry(&target.service.namespace).or_default() += 1;
     }
-    let mut order: Vec<_> = targets.iter().collect();
-    order.sort_by_key(|(address, target)| {
-        let namespace = &*target.service.namespace;
-        (!in_force(**address), wanted[namespace])
-    });
+    let (kept, mut new): (Vec<_>, Vec<_>) =
+        targets.iter().partition(|(address, _)| in_force(**address));
+    new.sort_by_cached_key(|(_, target)| wanted[&*target.service.namespace]);
     let (mut room, mut taken) = (capacity, HashMap::<&str, usize>::new());
-    for (address, target) in order {
+    for (address, target) in kept.into_iter().chain(new) {
         let own = &*target.service.namespace;
         let has = |namespace: &str| taken.get(namespace).copied().unwrap_or_default();
         let mut claimants = once(own).chain(target.contested_by.iter().map(|other| &**other));

@@ -67,7 +67,7 @@ impl Agent {
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "targets can't be published");
                 self.readiness.set_problem(TARGETS, format!("{error:#}"));
-                self.count_unpublished(1);
+                self.count_unpublished(self.publisher.missing(&self.snapshot).max(1));
                 // A map may have room again, and a freed id have rested.
                 self.publish_again = Some(Instant::now() + RECONCILE);
             }
@@ -76,7 +76,7 @@ impl Agent {
 
     /// Whose author has written too much: that is no reason to call the node's agent not ready.
     fn tell_left_out(&self, left_out: &BTreeSet<SocketAddr>) {
-        self.count_unpublished(0);
+        self.count_unpublished(left_out.len());
         let mut in_force = Arc::clone(&self.snapshot);
         let mut text = None;
         if left_out.is_empty() {
@@ -96,10 +96,9 @@ impl Agent {
         });
     }
 
-    fn count_unpublished(&self, least: usize) {
-        let missing = self.publisher.missing(&self.snapshot).max(least);
-        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
-        self.metrics.targets_unpublished.set(missing);
+    fn count_unpublished(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.targets_unpublished.set(count);
     }
 
     /// Logs what changed of the policies' statuses, and sets their metrics.

@@ -27,10 +27,10 @@ impl Linger {
         objects: &Objects,
     ) {
         let since = std::mem::take(&mut self.0);
-        let gone = before.targets.iter();
-        let gone = gone.filter(|(address, _)| !next.targets.contains_key(address));
         // An endpoint's address may be another pod's by now.
-        let gone = gone.filter(|(_, target)| !target.headless && is_named(statuses, target));
+        let gone = before.targets.iter().filter(|(_, target)| !target.headless);
+        let gone = gone.filter(|(address, _)| !next.targets.contains_key(address));
+        let gone = gone.filter(|(_, target)| is_named(statuses, target));
         let mut left: BTreeMap<_, _> = gone.map(|(a, t)| (*a, Arc::clone(t))).collect();
         if left.is_empty() {
             return;

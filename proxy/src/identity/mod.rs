@@ -132,8 +132,7 @@ impl Keeper {
 /// The names of Secrets that policies give.
 fn wanted(snapshot: &Snapshot) -> BTreeSet<String> {
     let plans = snapshot
-        .targets
-        .values()
+        .distinct()
         .filter_map(|target| target.plan.as_ref().ok());
     let names = plans.filter_map(|plan| plan.options.client_certificate.clone());
     names.collect()

@@ -54,7 +54,7 @@ impl ConfigMetrics {
     ) {
         self.insecure_policies.reset();
         self.ca_not_after.reset();
-        for target in snapshot.targets.values() {
+        for target in snapshot.distinct() {
             let Ok(origination) = &target.plan else {
                 continue;
             };

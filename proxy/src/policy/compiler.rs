@@ -149,18 +149,18 @@ impl Compiler {
     }
 
     fn follow_services(&mut self, objects: &Objects, due: &mut Due) {
-        let mut moved = false;
+        let mut moved = Vec::new();
         for change in changes(&mut self.seen.services, &objects.services, same) {
             let (before, now) = (change.before.as_deref(), change.now.as_deref());
-            moved |= self.cluster_ips.replace(&change.name, before, now);
+            moved.extend(self.cluster_ips.replace(&change.name, before, now));
             let id = self.services.find_or_add(&change.name);
             self.services[id].service = change.now;
             due.services.push(id);
         }
-        if moved {
+        if !moved.is_empty() {
             let minds = |named: &Named| {
                 let attached = named.attached.as_ref();
-                attached.is_some_and(|attached| attached.view.minds_cluster_ips)
+                attached.is_some_and(|one| moved.iter().any(|ip| one.view.chosen.contains(ip)))
             };
             let minding = self.services.iter().filter(|(_, named)| minds(named));
             due.services.extend(minding.map(|(id, _)| id));

@@ -1,6 +1,6 @@
 //! What a policy covers of a Service: its ports, and the addresses that a client may dial for them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,8 +26,8 @@ pub(super) struct View {
     pub(super) ports: Vec<Port>,
     /// Clients dial its endpoints themselves.
     pub(super) headless: bool,
-    /// Which addresses it has depends on what ClusterIPs others have.
-    pub(super) minds_cluster_ips: bool,
+    /// What its author chose, or its endpoints have: covered only where it is nobody else's ClusterIP.
+    pub(super) chosen: HashSet<IpAddr>,
     /// What is not covered and why, for the policy's author.
     pub(super) notes: Vec<String>,
     /// The host outside of the cluster that it stands for; or why it can't, although it is to.
@@ -55,13 +55,13 @@ const PLAINTEXT: [&str; 5] = ["http", "h2c", "ws", "kubernetes.io/h2c", "kuberne
 pub(super) struct ClusterIps(HashMap<IpAddr, Vec<ObjectName>>);
 
 impl ClusterIps {
-    /// A Service is another than before. Whether its ClusterIPs are.
+    /// A Service is another than before. The ClusterIPs that it has no more, or only now.
     pub(super) fn replace(
         &mut self,
         name: &ObjectName,
         before: Option<&Service>,
         now: Option<&Service>,
-    ) -> bool {
+    ) -> Vec<IpAddr> {
         let ips = |service: Option<&Service>| {
             let texts = service.into_iter().flat_map(cluster_ip_texts);
             let mut ips: Vec<_> = texts.filter_map(parse_ip).collect();
@@ -70,7 +70,9 @@ impl ClusterIps {
             ips
         };
         let (before, now) = (ips(before), ips(now));
-        for gone in before.iter().filter(|ip| !now.contains(ip)) {
+        let gone = before.iter().filter(|ip| !now.contains(ip));
+        let new = now.iter().filter(|ip| !before.contains(ip));
+        for gone in gone.clone() {
             if let Some(owners) = self.0.get_mut(gone) {
                 owners.retain(|owner| owner != name);
                 if owners.is_empty() {
@@ -78,10 +80,10 @@ impl ClusterIps {
                 }
             }
         }
-        for new in now.iter().filter(|ip| !before.contains(ip)) {
+        for new in new.clone() {
             self.0.entry(*new).or_default().push(name.clone());
         }
-        before != now
+        gone.chain(new).copied().collect()
     }
 
     fn owner(&self, ip: IpAddr) -> Option<&ObjectName> {
@@ -104,7 +106,7 @@ impl View {
             name: name.clone(),
             ports: ports.filter_map(Port::new).collect(),
             headless: is_headless(service),
-            minds_cluster_ips: chosen_texts(service).next().is_some(),
+            chosen: HashSet::new(),
             notes: Vec::new(),
             external: None,
         };
@@ -132,20 +134,17 @@ impl View {
 
     /// Whoever has an endpoint's address dials it. One that can't be a pod's is none of this Service's.
     fn read_endpoints(&mut self, owners: &ClusterIps, slices: &Slices) {
-        self.minds_cluster_ips = true;
         let mut others = BTreeSet::new();
         for port in &mut self.ports {
-            let dialled = slices.dialled(&port.name).into_iter();
-            port.addresses = dialled
-                .filter(|dialled| {
-                    let ip = dialled.ip();
-                    let ours = !is_special(ip) && owners.owner(ip).is_none();
-                    if !ours {
-                        others.insert(ip);
-                    }
-                    ours
-                })
-                .collect();
+            port.addresses = slices.dialled(&port.name);
+            port.addresses.retain(|dialled| {
+                let ip = dialled.ip();
+                let first = self.chosen.insert(ip);
+                if first && (is_special(ip) || owners.owner(ip).is_some()) {
+                    others.insert(ip);
+                }
+                !others.contains(&ip)
+            });
         }
         if !others.is_empty() {
             self.note(&format!(
@@ -180,6 +179,7 @@ impl View {
                 self.note(&format!("has address {}: not an IP address", quoted(text)));
                 continue;
             };
+            self.chosen.insert(ip);
             match owners.owner(ip) {
                 _ if is_special(ip) => {
                     self.note(&format!(

@@ -1,7 +1,7 @@
 //! What the data plane needs to know, compiled from Kubernetes objects: for every address a client may dial, what to
 //! do with the connection. Immutable once built; compared and shared by value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +43,15 @@ pub struct Snapshot {
     /// By the address the client dials: a ClusterIP (external or load-balancer IP) and the Service's port, or an endpoint
     /// of a headless Service. Endpoints of one port share a value.
     pub targets: BTreeMap<SocketAddr, Arc<Target>>,
+}
+
+impl Snapshot {
+    /// What there is in `targets`, each value once: endpoints by the thousand share one.
+    pub fn distinct(&self) -> impl Iterator<Item = &Arc<Target>> {
+        let mut seen = HashSet::new();
+        let targets = self.targets.values();
+        targets.filter(move |target| seen.insert(Arc::as_ptr(target)))
+    }
 }
 
 /// One port of one Service, and what its policy asks for.

@@ -54,12 +54,14 @@ impl TargetIds {
         address: Address,
         in_use: impl Fn(u32) -> bool,
     ) -> Result<(u32, bool)> {
-        let id = self.choose(address, now(), in_use)?;
-        let taken = self.by_address.get(&address) != Some(&id) || self.resting.contains_key(&id);
-        if taken {
-            self.write(maps, id, address, 0)?;
+        if let Some(id) = self.by_address.get(&address)
+            && !self.resting.contains_key(id)
+        {
+            return Ok((*id, false));
         }
-        Ok((id, taken))
+        let id = self.choose(address, now(), in_use)?;
+        self.write(maps, id, address, 0)?;
+        Ok((id, true))
     }
 
     /// Lets the id of `address` rest.
