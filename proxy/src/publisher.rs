@@ -28,8 +28,6 @@ const RETIREMENT: Duration = Duration::from_secs(10);
 pub struct Publisher {
     range: IdRange,
     ids: TargetIds,
-    /// TARGETS, but for the canary's entries: nobody else writes it while we are in charge.
-    in_kernel: HashMap<SocketAddr, u32>,
     published: BTreeMap<SocketAddr, Arc<Route>>,
     retired: Vec<(Instant, Arc<Route>)>,
     /// Who still goes by an id that was freed.
@@ -49,7 +47,6 @@ impl Publisher {
         Self {
             range,
             ids: TargetIds::read(maps, range),
-            in_kernel: read_targets(maps),
             published: BTreeMap::new(),
             retired: Vec::new(),
             freed: HashMap::new(),
@@ -64,10 +61,9 @@ impl Publisher {
         self.routes.subscribe()
     }
 
-    /// Reads the pinned maps again, after another agent has written them.
-    pub fn read_again(&mut self, maps: &Maps) {
+    /// Reads the pinned ids again, after another agent has written some.
+    pub fn read_ids(&mut self, maps: &Maps) {
         self.ids = TargetIds::read(maps, self.range);
-        self.in_kernel = read_targets(maps);
     }
 
     /// Brings `snapshot` into force. Returns what did not fit, and was not in force before. `complete` is false when it may
@@ -87,7 +83,8 @@ impl Publisher {
         complete: bool,
     ) -> Result<BTreeSet<SocketAddr>> {
         let _charge = epoch.hold(maps)?;
-        let in_force = |address| self.in_kernel.contains_key(&address);
+        let before = read_targets(maps);
+        let in_force = |address| before.contains_key(&address);
         let left_out = left_out(&snapshot.targets, CAPACITY, in_force);
         let next = self.build(maps, snapshot, &left_out)?;
         let plans = snapshot.distinct();
@@ -99,12 +96,16 @@ impl Publisher {
         self.retired
             .extend(gone.values().map(|route| (now, Arc::clone(route))));
         self.send();
-        let written = self.write(maps, &gone, complete);
-        if written.is_err() {
-            // It may hold something else than we thought.
-            self.in_kernel = read_targets(maps);
+        // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
+        self.remove_others(maps, &before, &gone, complete)?;
+        for (address, route) in &self.published {
+            if before.get(address) == Some(&route.id) {
+                continue;
+            }
+            maps.targets
+                .insert(address_key(*address), route.id, 0)
+                .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
         }
-        written?;
         self.metrics
             .targets_published
             .set(i64::try_from(self.published.len()).unwrap_or(i64::MAX));
@@ -205,31 +206,11 @@ impl Publisher {
         }
     }
 
-    /// Brings TARGETS in line with what is published.
-    fn write(
-        &mut self,
-        maps: &mut Maps,
-        gone: &BTreeMap<SocketAddr, Arc<Route>>,
-        complete: bool,
-    ) -> Result<()> {
-        // First, since old and new together may not fit. Whoever is under way still finds the old in the proxy.
-        self.remove_others(maps, gone, complete)?;
-        for (address, route) in &self.published {
-            if self.in_kernel.get(address) == Some(&route.id) {
-                continue;
-            }
-            maps.targets
-                .insert(address_key(*address), route.id, 0)
-                .with_context(|| format!("{address} can't be written to the map TARGETS"))?;
-            self.in_kernel.insert(*address, route.id);
-        }
-        Ok(())
-    }
-
     /// Removes what is `gone`, and what an earlier agent left in the map, if nothing is missing.
     fn remove_others(
         &mut self,
         maps: &mut Maps,
+        before: &HashMap<SocketAddr, u32>,
         gone: &BTreeMap<SocketAddr, Arc<Route>>,
         complete: bool,
     ) -> Result<()> {
@@ -237,12 +218,9 @@ impl Publisher {
             true => !self.published.contains_key(address),
             false => gone.contains_key(address),
         };
-        let others = self.in_kernel.keys().filter(|address| is_other(address));
-        let others: Vec<_> = others.copied().collect();
-        for address in others {
-            let key = address_key(address);
+        for address in before.keys().filter(|address| is_other(address)) {
+            let key = address_key(*address);
             maps.targets.remove(&key)?;
-            self.in_kernel.remove(&address);
             self.ids.free(maps, key)?;
         }
         Ok(())
@@ -261,6 +239,7 @@ impl Publisher {
     }
 }
 
+/// All of TARGETS but the canary's entries.
 fn read_targets(maps: &Maps) -> HashMap<SocketAddr, u32> {
     let entries = maps.targets.iter().flatten();
     let targets = entries.filter(|(_, id)| *id != CANARY_ID);

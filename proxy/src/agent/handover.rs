@@ -70,7 +70,7 @@ impl Agent {
             .take_back(&self.redirect, &mut self.maps.pods)
             .context("the network namespaces can't be taken back")?;
         self.reconcile_pods().await;
-        self.publisher.read_again(&self.maps);
+        self.publisher.read_ids(&self.maps);
         self.published = false;
         self.publish();
         self.settle()
