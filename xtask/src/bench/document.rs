@@ -41,8 +41,11 @@ const LIMITS: &str = "
   same worker first (kept).
   User space is three tenths: the log's line 5 % of all, to format its 18 fields, which HAProxy and nginx do not write here;
   of the rest no function takes 2 %.
-  Not tried: a listener for each worker, chosen by the sk_lookup program. Now a connection may wake two workers, one in vain,
-  and one worker alone took 4 % less.
+  Tried: a listener for each worker in one SO_REUSEPORT group, as a connection may now wake two workers, one in vain: 0.97 ×
+  nginx instead of 1.05, 12 rounds of each in turn. Not kept: whatever runs as the same user in the netns can join the group,
+  and be given connections that are nodetls'; in the host's netns they are other pods'.
+  Not tried: to have the sk_lookup program choose among listeners that share no address. It needs another layout of a pinned
+  map, and with it an upgrade that keeps the old one served meanwhile.
 - **A byte uploaded** is copied into user space, sealed into a second buffer and copied out; a quarter to a third of the time goes
   into being woken for what the client has sent meanwhile. Tried: to seal from the buffer that was read into, not from a copy of
   it (kept: rustls' copy took three times what the cipher takes); reads of 64 KiB (kept), not 128 bytes longer, which were a
@@ -51,15 +54,20 @@ const LIMITS: &str = "
   both ways for as long as a kernel without it is supported.
 - **The cipher** depends on the processor: where there is VAES but no AVX-512 (AMD Zen 3), aws-lc's AES-GCM is slower than
   BoringSSL's, which Envoy has (aws/aws-lc issue 2283; pull request 2934, open, ports it). On such a machine it was three tenths
-  of an upload, 0.4 s for a GiB where the table's takes 0.13, and an upload took 1.0 to 1.3 × Envoy's CPU, a download 0.8.
+  of an upload, 0.4 s for a GiB where those with AVX-512 take 0.13 to 0.17; an upload took 1.0 to 1.3 × Envoy's CPU, a
+  download 0.8.
 - **Memory of idle HTTP/1 connections:** the agent alone has more than HAProxy with all of them, 16 MiB of its program that
   are in use and a heap of 20 MiB; and a connection, with two sockets, takes some 8 KiB more than one of HAProxy's or nginx'.
   Tried: to have the allocator return what is free, once a second (kept: 24 MiB less at the start, and a third less when
   all connections have closed). To be below HAProxy the agent would have to be another program, without a Kubernetes client.
-- **A byte downloaded** varies more from round to round than the goal is away: five rounds of downloads by Envoy and nodetls
-  alone gave 0.72 and 0.83 on the same day.
-- **Machines differ.** On AMD EPYCs, where all peers took up to twice the time, a request on an open connection was 0.65 to 0.78
-  × Envoy, a new HTTP/1 connection 0.12 to 0.14 × Envoy and 0.87 to 1.02 × HAProxy, p99 at half load level with the best.
+- **A byte downloaded** varies more from round to round than it is away from the goal: five rounds of downloads by Envoy and
+  nodetls alone gave 0.72 and 0.83 on the same day.
+- **p99 at half load** varies most of all, as the columns in brackets show. Four runs of three rounds beside nginx alone, on
+  the table's machine and day, gave 0.23 to 0.85 × nginx' better one.
+- **Machines differ.** On AMD EPYCs, the table's among them, all peers took up to twice the time that they took on an Intel
+  Xeon with quieter neighbours. There, in five rounds with the same data path (commit 8605454), it was per request on an open
+  connection 0.64 × Envoy and 0.75 × the best, per new HTTP/1 connection 0.08 × Envoy, 0.99 × HAProxy and 1.07 × nginx, per new
+  TCP connection 0.42, downloaded 0.84 and uploaded 0.92 × Envoy; p99 at half load was 0.65 × the best.
 ";
 
 /// What was measured.
