@@ -62,10 +62,10 @@ const LIMITS: &str = "
   all connections have closed). To be below HAProxy the agent would have to be another program, without a Kubernetes client.
 - **A byte downloaded** varies more from round to round than it is away from the goal: five rounds of downloads by Envoy and
   nodetls alone gave 0.72 and 0.83 on the same day.
-- **p99 at half load** varies most of all, as the columns in brackets show. Four runs of three rounds beside nginx alone, on
-  the table's machine and day, gave 0.23 to 0.85 × nginx' better one.
-- **Machines differ.** On AMD EPYCs, the table's among them, all peers took up to twice the time that they took on an Intel
-  Xeon with quieter neighbours. There, in five rounds with the same data path (commit 8605454), it was per request on an open
+- **p99 at half load** varies most of all: four runs of three rounds beside nginx alone, one after the other on an AMD EPYC,
+  gave 0.23 to 0.85 × the better of nginx' two.
+- **Machines differ.** On AMD EPYCs all peers took up to twice the time that they took on an Intel Xeon with quieter
+  neighbours. On that Xeon, in five rounds with the same data path (commit 8605454), it was per request on an open
   connection 0.64 × Envoy and 0.75 × the best, per new HTTP/1 connection 0.08 × Envoy, 0.99 × HAProxy and 1.07 × nginx, per new
   TCP connection 0.42, downloaded 0.84 and uploaded 0.92 × Envoy; p99 at half load was 0.65 × the best.
 ";
